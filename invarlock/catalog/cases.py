@@ -17,7 +17,7 @@ from invarlock.errors import DocumentError, UsageError
 from invarlock.problems import Code
 
 SCHEMA = "evidence_pack_scenarios_v1"
-# A suite's policy, in its row of models.toml and in the selection of an effective manifest.
+# The key of a suite's policy, in models.toml and in the ``selection`` of an effective manifest.
 SIGNAL_POLICY = "informational_stress_min_signal_fraction"
 
 
@@ -73,7 +73,7 @@ def plan_cases(
 
     Args:
         models: the models and their suites.
-        scenarios: of the catalog.
+        scenarios: the scenarios of the catalog.
         clean_runs: number of runs of each clean scenario; None uses the suite's number.
         stress_runs: number of runs of each stress scenario.
 
@@ -117,7 +117,7 @@ def effective_manifest(
     Args:
         suite: the suite's name.
         cases: the selected cases.
-        scenarios: of the catalog.
+        scenarios: the scenarios of the catalog.
         expression: the options that selected the cases.
         min_signal_fraction: the suite's ``informational_stress_min_signal_fraction``.
 

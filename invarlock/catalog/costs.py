@@ -1,4 +1,4 @@
-"""How long cases take, estimated from the size of their models.
+"""Estimates how long cases take, from the sizes of their models.
 
 Example::
 
@@ -20,7 +20,7 @@ GB = 1_000_000_000
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The size of a model, from which its times are estimated."""
+    """The size of a model, from which times are estimated."""
 
     parameters: int
     weight_bytes: int
@@ -33,15 +33,15 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds from sizes: rates of one data-centre GPU of 80 GB and a local disk.
+    """Estimates seconds from model sizes, with the rates of one 80 GB data-centre GPU and a local disk.
 
     Attributes:
-        disk: bytes a second, read or written.
-        compute: floating-point operations a second that scoring reaches.
-        tokens: of all windows of a case.
-        fixed_seconds: of a case, for any model: tokens, statistics, files.
+        disk: bytes read or written per second.
+        compute: floating-point operations per second that scoring reaches.
+        tokens: the tokens of all windows of a case.
+        fixed_seconds: seconds of a case for any model: tokenising, statistics, files.
         edit_passes: how often the weights are read or written to make and hash a subject.
-        low_rank: additional seconds of a low-rank edit for a GB of weights.
+        low_rank: additional seconds of a low-rank edit per GB of weights.
     """
 
     disk: float = 2e9
@@ -56,12 +56,12 @@ class Costs:
         return self.subject_seconds(ModelSize.of(case.model), planned_edit(case.scenario.document, case.model.id))
 
     def subject_seconds(self, size: ModelSize, edit: str) -> float:
-        """Return the seconds of a case on a model of a size, by its edit spec or the name of its fault."""
+        """Return the seconds of a case, given the model's size and the edit spec or the name of the fault."""
         slow = self.low_rank * size.weight_bytes / GB if edit.startswith("lowrank") else 0.0
         return self.fixed_seconds + (self.edit_passes + 1) * size.weight_bytes / self.disk + slow + self._scoring(size)
 
     def baseline_seconds(self, size: ModelSize, runs: int) -> float:
-        """Return the seconds of a model's snapshot and its own report, which are made once, with its null runs."""
+        """Return the seconds to make a model's snapshot, its own report and its null runs, which happens once."""
         return self.fixed_seconds + 3 * size.weight_bytes / self.disk + runs * self._scoring(size)
 
     def _scoring(self, size: ModelSize) -> float:

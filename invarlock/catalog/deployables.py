@@ -58,7 +58,7 @@ class DeployableSpec:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Return bits and group size (0 is a whole row), as reports state them."""
+        """Return bits and group size as reports state them; a group size of 0 is a whole row."""
         return {"bits": self.bits, "group_size": self.group_size or ROW}
 
 

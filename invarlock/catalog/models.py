@@ -47,7 +47,7 @@ class Model:
 
 @dataclass(frozen=True)
 class WindowCounts:
-    """How many tokens a window has, and how many windows a draw."""
+    """The number of tokens per window, and the numbers of windows per draw."""
 
     seq_len: int
     preview: int
@@ -59,19 +59,19 @@ class Text:
     """A text that a suite is scored on, and how much of it.
 
     Attributes:
-        seq_len: tokens of a window.
-        preview_windows: how many windows of that kind.
-        final_windows: how many windows of that kind.
+        seq_len: tokens per window.
+        preview_windows: the number of preview windows.
+        final_windows: the number of final windows.
         dataset: ``embedded`` for a text that ships with the suites, else the kind of data set.
         source: the file of an embedded text, relative to the suites folder.
-        sha256: of that file.
-        name: of the slice, where a suite has several texts.
+        sha256: the sha256 of that file.
+        name: the name of the slice, if a suite has several texts.
         limits: the slice's own limits, by name.
-        hf_dataset: the id of a data set of the hub, for the kind ``hf_text``.
-        hf_config: its configuration.
-        hf_split: its split.
-        hf_field: the field of its rows.
-        hf_revision: its commit.
+        hf_dataset: the id of a data set on the hub, for the kind ``hf_text``.
+        hf_config: the configuration of that data set.
+        hf_split: the split of that data set.
+        hf_field: the field of its rows that has the text.
+        hf_revision: the commit of that data set.
     """
 
     seq_len: int
@@ -90,7 +90,7 @@ class Text:
 
     @property
     def counts(self) -> WindowCounts:
-        """The windows of the text."""
+        """The window counts of the text."""
         return WindowCounts(self.seq_len, self.preview_windows, self.final_windows)
 
 
@@ -99,7 +99,7 @@ class Suite:
     """A named set of models.
 
     Attributes:
-        texts: what its models are scored on; several texts are slices, each with a name.
+        texts: the texts that its models are scored on; several texts are slices, each with a name.
         named_scenarios_only: whether scenarios that list no suite are excluded.
         informational_stress_min_signal_fraction: the required share of signalling informational stress reports, among
             those whose scenario expects a signal; None if they never affect the verdict.

@@ -5,8 +5,8 @@ Example::
     pins = read_pins(Path("run/state/model_revisions.json"))
     pins.models["mistralai/Mistral-7B-v0.1"].digest      # the digest of its baseline: "sha256:6f0c…"
 
-Such a file may also be written by hand (``PACK_MODEL_REVISIONS_FILE``): id and revision are enough, the run that uses
-it determines and adds the rest.
+Such a file may also be written by hand (``PACK_MODEL_REVISIONS_FILE``). It needs only id and revision; a run that uses
+it adds the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from invarlock.jsonio import check_schema, read_json
 from invarlock.problems import Code
 
 SCHEMA = "model_revisions_v1"
-# A model's own code is pinned, but is not part of the checkpoint.
+# The pin includes a model's own code, but the code is not part of the checkpoint.
 CODE_SUFFIX = ".py"
 
 
@@ -90,7 +90,7 @@ def read_pins(path: Path) -> Pins:
     """Return the pins in a file.
 
     Raises:
-        MissingFileError: when there is no such file.
+        MissingFileError: when the file does not exist.
         DocumentError: when it is malformed or pins something twice.
     """
     return parse_pins(read_json(path), where=str(path))

@@ -39,26 +39,26 @@ class EditGeneration:
     by_model: Mapping[str, EditSpec | CleanSpec]
 
     def for_model(self, model_id: str) -> EditSpec | CleanSpec:
-        """Return the edit for a model: its own where the scenario has one, else the scenario's."""
+        """Return the edit for a model: the model's own edit if the scenario has one, else the scenario's edit."""
         return self.by_model.get(model_id, self.spec)
 
 
 @dataclass(frozen=True)
 class FaultGeneration:
-    """A subject made by a fault; parameters for a model override those of the same name."""
+    """A subject made by a fault; parameters for a model override the scenario's parameters of the same name."""
 
     error_type: str
     params: Mapping[str, Any]
     params_by_model: Mapping[str, Mapping[str, Any]]
 
     def for_model(self, model_id: str) -> dict[str, Any]:
-        """Return the fault's parameters for a model: the scenario's, with the model's own in their place."""
+        """Return the fault's parameters for a model: the scenario's parameters, overridden by the model's own."""
         return {**self.params, **self.params_by_model.get(model_id, {})}
 
 
 @dataclass(frozen=True)
 class DeployableGeneration:
-    """A subject that a backend packs as it would be served."""
+    """A subject packed by a backend in the form in which it is served."""
 
     spec: DeployableSpec
 
@@ -96,7 +96,7 @@ class Scenario:
     def in_suite(self, suite: Suite) -> bool:
         """Return whether the scenario is part of a suite.
 
-        Without a list of suites it is part of each, except of those that are limited to named scenarios.
+        A scenario without a list of suites is part of all suites, except those limited to named scenarios.
         """
         return suite.name in self.suites or not (self.suites or suite.named_scenarios_only)
 
@@ -105,7 +105,7 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
     """Return the scenarios of a catalog in its order; a row with a ``sweep`` becomes one scenario per value.
 
     Raises:
-        MissingFileError: when there is no such file.
+        MissingFileError: when the file does not exist.
         DocumentError: when it is malformed, a scenario appears twice or an edit spec is invalid.
     """
     document = read_json(path, limit_bytes=MAX_SCENARIOS_BYTES)

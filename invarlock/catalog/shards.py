@@ -19,20 +19,20 @@ from invarlock.problems import Code
 
 Group = tuple[str, str]
 SCHEMA = "invarlock/shard-v2"
-# Halvings of the interval in which the length of the longest shard lies: to a billionth of all work.
+# The longest shard's length is found by this many halvings of an interval: exact to a billionth of all work.
 STEPS = 30
 
 
 def divide(groups: Mapping[Group, float], baselines: Mapping[str, float], shards: int) -> dict[Group, int]:
-    """Return the shard, counted from 1, of each (model, scenario), so that the longest shard is short.
+    """Return the shard, counted from 1, of each (model, scenario), such that the longest shard is short.
 
     Shards are filled one after the other, model by model, so that few shards measure the baseline of the same model.
-    The length up to which they are filled is found by halving: the shortest with which all groups have a place.
+    Bisection finds the smallest length limit with which all groups fit.
 
     Args:
         groups: the seconds of the cases of each group.
-        baselines: the seconds that each shard with cases of a model takes for its baseline.
-        shards: how many.
+        baselines: the seconds that each shard with cases of a model needs for the model's baseline.
+        shards: the number of shards.
     """
     order = sorted({model for model, _ in groups}, key=lambda model: (-baselines[model], model))
     own = {
@@ -57,9 +57,10 @@ def _fill(
     shards: int,
     limit: float,
 ) -> tuple[dict[Group, int], float]:
-    """Return a division in which each shard but the last is filled up to a limit, and its longest shard's seconds.
+    """Return a division whose shards, except the last, are filled up to a limit, and the seconds of the longest.
 
-    A shard takes the longest group that has room in it, and at least one. As many groups are left as shards are empty.
+    A shard takes the longest groups that still fit, and at least one group. At least as many groups are left over as
+    there are empty shards.
     """
     found: dict[Group, int] = {}
     shard, length, longest = 1, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""The suites that ship with InvarLock: in a checkout the folder ``suites``, in a wheel a part of the package."""
+"""The suites that ship with InvarLock: the folder ``suites`` in a checkout, a part of the package in a wheel."""
 
 from __future__ import annotations
 

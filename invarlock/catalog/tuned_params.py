@@ -27,8 +27,8 @@ class TunedParams:
         """Return the edit with its parameters; the tuned scope replaces the scope of a ``clean`` spec.
 
         Raises:
-            UsageError: when this model has no tuned parameters for a ``clean`` spec, or their own
-                evidence contradicts them.
+            UsageError: when this model has no tuned parameters for a ``clean`` spec, or the evidence of its parameters
+                contradicts them.
         """
         if isinstance(spec, EditSpec):
             return spec
@@ -64,7 +64,7 @@ class TunedParams:
         return TunedParams(both, models, {**self.document, "models": models})
 
     def document_of(self, model_ids: Collection[str]) -> dict[str, Any]:
-        """Return the document with only the entries of the given models: a run seals what it could use."""
+        """Return the document with only the entries of the given models: a run stores only what it can use."""
         kept = {model_id: edits for model_id, edits in self.models.items() if model_id in model_ids}
         return {**self.document, "models": kept}
 
@@ -73,7 +73,7 @@ NO_TUNED_PARAMS = TunedParams("tuned_edit_params.json", {}, {"_meta": {"schema":
 
 
 def _passed(evidence: Any) -> list[str]:
-    """Return the specs that were tried and passed, from the evidence that the tuner writes."""
+    """Return the specs that were tried and passed, according to the tuner's evidence."""
     trials = evidence if isinstance(evidence, list) else []
     return [str(trial.get("spec")) for trial in trials if isinstance(trial, Mapping) and trial.get("holds") is True]
 
@@ -82,7 +82,7 @@ def read_tuned_params(path: Path) -> TunedParams:
     """Return the tuned parameters of a file.
 
     Raises:
-        MissingFileError: when there is no such file.
+        MissingFileError: when the file does not exist.
         DocumentError: when it is malformed.
     """
     try:

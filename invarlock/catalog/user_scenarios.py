@@ -1,4 +1,4 @@
-"""Scenarios of subjects that a user brings: each must pass every gate, and nothing says how it was made."""
+"""Scenarios for users' own subjects: each must pass every gate; how it was made is not known."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The module names of each architecture, exact, by the config's ``model_type``.
+"""The exact module names of each architecture, by the config's ``model_type``.
 
-``*`` stands for a number, the first for the block and the second for the expert. Names are those of checkpoints on the
+``*`` stands for a number, first that of the block and then that of the expert. Names are those of checkpoints on the
 hub, without the base model's prefix.
 """
 
@@ -21,7 +21,7 @@ Rows = tuple[tuple[str, Family, Role], ...]
 
 @dataclass(frozen=True)
 class Architecture:
-    """The module names of a model type, ``tied_by_default`` where its config is silent about the head."""
+    """The module names of a model type; ``tied_by_default`` is used if a config does not say whether it is tied."""
 
     prefixes: tuple[str, ...]
     modules: Rows
@@ -53,7 +53,7 @@ _LLAMA: Rows = (
 )
 _QK_NORMS = _norms("layers.*.self_attn.q_norm", "layers.*.self_attn.k_norm")
 _FEEDFORWARD_NORMS = _norms("layers.*.pre_feedforward_layernorm", "layers.*.post_feedforward_layernorm")
-# Experts as one stack a block are what transformers 5 holds in memory; checkpoints on the hub have one matrix each.
+# transformers 5 has the experts of a block in memory as one stack; checkpoints on the hub have one matrix per expert.
 _EXPERT_STACKS: Rows = (
     ("layers.*.mlp.experts.gate_up_proj", "ffn", "gate_up"),
     ("layers.*.mlp.experts.down_proj", "ffn", "down"),
@@ -99,7 +99,7 @@ _GPT_NEOX: Rows = (
     ("layers.*.mlp.dense_4h_to_h", "ffn", "down"),
     *_norms("layers.*.input_layernorm", "layers.*.post_attention_layernorm", "final_layer_norm"),
     ("embed_out", "embed", "head"),
-    # as transformers 5 holds it in memory
+    # as in the memory of transformers 5
     *_HEAD,
 )
 _OPT: Rows = (
@@ -136,7 +136,7 @@ _BERT: Rows = (
     ("encoder.layer.*.output.dense", "ffn", "down"),
     *_norms("embeddings.LayerNorm", "encoder.layer.*.attention.output.LayerNorm", "encoder.layer.*.output.LayerNorm"),
     *_norms("cls.predictions.transform.LayerNorm"),
-    # What stands between the blocks and the vocabulary is part of the output head: no edit takes it.
+    # Modules between the blocks and the vocabulary are part of the output head: no edit changes them.
     ("pooler.dense", "embed", "projection"),
     ("cls.seq_relationship", "embed", "projection"),
     ("cls.predictions.transform.dense", "embed", "projection"),

@@ -1,4 +1,4 @@
-"""Digests of checkpoints: one line of text that names exact bytes.
+"""Digests of checkpoints: one line of text that identifies exact bytes.
 
 Example::
 
@@ -22,7 +22,7 @@ def digest_checkpoint(folder: Path) -> str:
     """Return the digest of a checkpoint's weight, config and tokenizer files.
 
     Raises:
-        CheckpointError: when weights or ``config.json`` are not there.
+        CheckpointError: when weights or ``config.json`` are missing.
     """
     where = checkpoint_folder(folder)
     return combine_digests({name: digest_file(where / name) for name in checkpoint_files(folder)})
@@ -32,7 +32,7 @@ def tokenizer_digest(folder: Path) -> str:
     """Return the digest of a folder's tokenizer files alone.
 
     Raises:
-        CheckpointError: when it has none.
+        CheckpointError: when the folder has no tokenizer files.
     """
     names = tokenizer_files(folder)
     if not names:
@@ -44,7 +44,7 @@ def digest_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, 64 hex digits.
 
     Raises:
-        CheckpointError: when it cannot be read.
+        CheckpointError: when the file cannot be read.
     """
     try:
         with path.open("rb") as stream:

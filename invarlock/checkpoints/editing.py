@@ -1,4 +1,4 @@
-"""Applying edits to a checkpoint: several subjects from one pass over the baseline.
+"""Applies edits to a checkpoint: several subjects are made in one pass over the baseline.
 
 Example::
 
@@ -32,13 +32,13 @@ from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkp
 from invarlock.edits import BY_NAME
 from invarlock.errors import EditError
 
-# Stored types that a float32 computation can read and write back without losing the weight's own precision.
+# Stored dtypes that a float32 computation can read and write back without losing precision.
 EDITABLE_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class EditSummary:
-    """What an edit did, and its share of the seconds of its pass."""
+    """The result of an edit, and its share of the seconds of its pass."""
 
     edited_tensors: int
     edited_params: int
@@ -47,19 +47,19 @@ class EditSummary:
 
 
 def apply_edits(baseline: Path, subjects: Mapping[Path, EditSpec]) -> dict[Path, EditSummary]:
-    """Make a subject checkpoint for each spec, all in one pass; all appear, or none.
+    """Make a subject checkpoint for each spec, all in one pass; all of them appear, or none.
 
-    ``noop`` gives the same bytes. Tensors that an edit does not take, the config and the tokenizer are the baseline's,
-    as hard links where whole files are untouched; a tied head stays tied, as embeddings are never edited.
+    ``noop`` gives the same bytes. Tensors outside an edit's scope, the config and the tokenizer are the baseline's.
+    Files without any change are hard links. A tied head stays tied, because embeddings are never edited.
 
     Args:
         baseline: folder of the checkpoint, with finite weights.
-        subjects: folder to make, to the edit that makes it.
+        subjects: the edit of each subject, by the folder to make.
 
     Raises:
-        EditError: when a scope takes nothing, a weight is stored in a type that cannot be edited, or an edit would
-            make a weight non-finite.
-        CheckpointError: when the baseline is malformed or not finite, or a folder is there already.
+        EditError: when a scope selects no tensors, a weight has a dtype that cannot be edited, or an edit would make a
+            weight non-finite.
+        CheckpointError: when the baseline is malformed or not finite, or a target folder exists.
     """
     started = time.perf_counter()
     files = read_checkpoint(baseline)
@@ -70,10 +70,11 @@ def apply_edits(baseline: Path, subjects: Mapping[Path, EditSpec]) -> dict[Path,
 def apply_each_edit(baseline: Path, subjects: Mapping[Path, EditSpec]) -> dict[Path, EditSummary | EditError]:
     """Make subjects in one pass; an edit that cannot be applied returns its error and does not stop the others.
 
-    A subject appears whole or not at all, with the bytes that a separate pass would give it.
+    A subject appears completely or not at all, with the bytes that a separate pass would give it.
 
     Raises:
-        CheckpointError: when the baseline is malformed or not finite, or a folder is there already; no subject appears.
+        CheckpointError: when the baseline is malformed or not finite, or a target folder exists; then no subject
+            appears.
     """
     started = time.perf_counter()
     files = read_checkpoint(baseline)
@@ -94,7 +95,7 @@ def apply_each_edit(baseline: Path, subjects: Mapping[Path, EditSpec]) -> dict[P
 
 
 def edit_tensor(weight: torch.Tensor, module: Module, spec: EditSpec) -> torch.Tensor:
-    """Return a tensor as an edit leaves it: every matrix as (out, in), every expert of a stack by itself."""
+    """Return the edited tensor: each matrix is edited as (out, in), and each expert of a stack separately."""
     edit = BY_NAME[spec.edit].apply
 
     def apply(matrix: torch.Tensor) -> torch.Tensor:
@@ -111,10 +112,10 @@ def edit_tensor(weight: torch.Tensor, module: Module, spec: EditSpec) -> torch.T
 
 
 def _rewrite(files: CheckpointFiles, spec: EditSpec) -> Rewrite:
-    """Return what an edit replaces.
+    """Return the replacements of an edit.
 
     Raises:
-        EditError: when its scope takes nothing, or a tensor that cannot be edited.
+        EditError: when its scope selects no tensors, or a tensor that cannot be edited.
     """
     edit = BY_NAME[spec.edit]
     if edit.move is not None:
@@ -161,7 +162,7 @@ def _checked(files: CheckpointFiles, spec: EditSpec, name: str, make: Make) -> M
 def _summarise(
     files: CheckpointFiles, rewrites: Mapping[Path, Rewrite], seconds: Mapping[Path, float], started: float
 ) -> dict[Path, EditSummary]:
-    """Return what each edit did: its own seconds and an equal part of those that are no edit's own."""
+    """Return the summary of each edit: its own seconds, and an equal part of the seconds shared by all edits."""
     common = time.perf_counter() - started - sum(seconds.values())
     sources = {subject: {one.source for one in rewrites[subject].tensors.values()} for subject in seconds}
     return {

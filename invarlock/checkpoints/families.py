@@ -1,13 +1,13 @@
-"""What each tensor of a checkpoint is: its family, its role in the block, and its place.
+"""Classifies each tensor of a checkpoint: its family, its role in the block, and its block and expert.
 
 Example::
 
     >>> classify("mixtral", "model.layers.0.block_sparse_moe.experts.1.w2.weight", (4096, 14336))
     Module(family='ffn', role='down', layer=0, expert=1, transposed=False, experts=False)
 
-A name may carry its base model's prefix (``model.``, ``transformer.``) or not. A tensor that the table of
-``architectures`` does not name (masks and rotary tables of old checkpoints) is ``other``. Where there is no table for a
-model type, ``roles_by_name`` decides by the words of the name.
+A name may have its base model's prefix (``model.``, ``transformer.``) or not. A tensor that is not in the table of
+``architectures`` (masks and rotary tables of old checkpoints) is ``other``. For a model type without a table,
+``roles_by_name`` decides by the words of the name.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from invarlock.checkpoints.architectures import ARCHITECTURES, Family, Role, Row
 from invarlock.checkpoints.roles_by_name import STACKED, by_name
 from invarlock.errors import EditError
 
-# The order of matrices within a block, by role: attention from its input to its output, then the FFN.
+# The order of matrices within a block by role: attention from input to output, then the FFN.
 ROLES: tuple[Role, ...] = ("q", "k", "v", "qkv", "o", "gate", "gate_up", "up", "down")
 # Model types without a table whose matrices are stored (in, out).
 TRANSPOSED = frozenset({"openai-gpt"})
-# Those whose stacks of experts are stored (expert, in, out).
+# Model types whose stacks of experts are stored (expert, in, out).
 TRANSPOSED_STACKS = frozenset({"aria", "aria_text", "gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"})
 _PARAMETERS = ("weight", "bias", "gamma", "beta")
 _NUMBER = re.compile(r"[0-9]{1,6}")
@@ -36,8 +36,8 @@ _NUMBER = re.compile(r"[0-9]{1,6}")
 class Module:
     """The module that a tensor belongs to.
 
-    ``transposed`` matrices are stored (in, out), as in GPT-2; ``experts`` stacks have shape (expert, out, in), and
-    (expert, in, out) where they are ``transposed``, as in gpt-oss.
+    ``transposed`` matrices are stored (in, out), as in GPT-2. A stack of ``experts`` has shape (expert, out, in), or
+    (expert, in, out) if it is ``transposed``, as in gpt-oss.
     """
 
     family: Family
@@ -49,12 +49,12 @@ class Module:
 
 
 def has_table(model_type: str) -> bool:
-    """Return whether the module names of a model type are known exactly, and not by their words alone."""
+    """Return whether a model type's module names are known exactly, and not only by their words."""
     return model_type in ARCHITECTURES
 
 
 def classify(model_type: str, tensor_name: str, shape: Sequence[int]) -> Module:
-    """Return what the tensor of that name and shape is in a model of that type."""
+    """Return the module of a tensor, given the model type and the tensor's name and shape."""
     segments = tensor_name.split(".")
     numbers = [int(segment) for segment in segments if _NUMBER.fullmatch(segment)]
     is_parameter = segments[-1] not in _PARAMETERS
@@ -87,7 +87,7 @@ def classify(model_type: str, tensor_name: str, shape: Sequence[int]) -> Module:
 
 @lru_cache(maxsize=4096)
 def matching_rows(model_type: str, pattern: str) -> Rows:
-    """Return the rows of a table that name a module whose numbers are written ``*``: one, or none."""
+    """Return the rows of a table for a module name with ``*`` for its numbers: one row, or none."""
     known = ARCHITECTURES[model_type]
     names = {pattern, *(pattern.removeprefix(prefix) for prefix in known.prefixes)}
     return tuple(row for row in known.modules if row[0] in names)
@@ -124,18 +124,18 @@ def count_blocks(modules: Iterable[Module]) -> int:
 def tensors_in_scope(
     model_type: str, shapes: Mapping[str, Sequence[int]], scope: Scope, *, where: str
 ) -> dict[str, Module]:
-    """Return the weights that an edit of that scope takes, in the order of computation.
+    """Return the weights in an edit's scope, in the order of computation.
 
-    Matrices of attention and FFN only: never embeddings, norms, routers, biases or the output head.
+    These are only matrices of attention and FFN: never embeddings, norms, routers, biases or the output head.
 
     Args:
-        model_type: of the config.
-        shapes: tensor name to shape, as stored.
-        scope: of the edit.
-        where: names the checkpoint in messages.
+        model_type: the ``model_type`` of the config.
+        shapes: the stored shape of each tensor, by name.
+        scope: the scope of the edit.
+        where: the name of the checkpoint in messages.
 
     Raises:
-        EditError: when nothing is in scope.
+        EditError: when no tensor is in scope.
     """
     known = matrices(model_type, shapes)
     found = {

@@ -1,13 +1,13 @@
-"""The hub, through its own client: what a repository holds at a commit, and its files, verified.
+"""Accesses the hub through its own client: lists a repository at a commit, and fetches and verifies its files.
 
 Example::
 
     listing = list_repository("mistralai/Mistral-7B-v0.1", "model", None)
     path, file = fetch_file(listing, "config.json")      # in the client's cache; its bytes are those listed
 
-Where the hub and the cache are, tokens, proxies and the transport are the client's business (``HF_ENDPOINT``,
-``HF_HUB_CACHE``, ``HF_TOKEN``, …). What the client does not retry is retried here, and what it does not verify is
-verified here: a file whose size or hash is not the one that the repository lists is removed from the cache.
+The client decides where the hub and the cache are, and handles tokens, proxies and the transport (``HF_ENDPOINT``,
+``HF_HUB_CACHE``, ``HF_TOKEN``, …). This module adds the retries and the verification that the client lacks: a file
+whose size or hash differs from the repository's listing is removed from the cache.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from invarlock.errors import HubError
 Kind = Literal["model", "dataset"]
 Result = TypeVar("Result")
 
-# A repository of a thousand files is listed in a second; a hub that takes longer than this is tried again.
+# A repository of a thousand files is listed in a second; a request that takes longer than this is retried.
 LISTING_TIMEOUT_SECONDS = 30.0
-# What is worth another try: the hub is busy or broken, not the request.
+# Statuses that are worth a retry: the hub is busy or broken, but the request is valid.
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-# The disk under the cache refuses, not the hub.
+# Errors of the disk under the cache, not of the hub.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 # A failed connection is retried once, because the network may just be coming up.
 UNREACHABLE = frozenset({"ConnectError", "ConnectionError", "gaierror", "NameResolutionError", "ProxyError"})
 UNREACHABLE_ATTEMPTS = 2
 MAX_REASON_CHARACTERS = 160
 
-# The HTTP library under the client has changed twice, and with it the base of the errors of a connection.
+# The HTTP library of the client has changed twice, and with it the base class of connection errors.
 _CLIENT_ERRORS: tuple[type[BaseException], ...] = (OSError, *client.HfHubHTTPError.__bases__)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -51,7 +51,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often something is tried; the wait doubles each time."""
+    """How often an operation is tried; the wait doubles each time."""
 
     attempts: int = 5
     first_wait_seconds: float = 1.0
@@ -62,7 +62,7 @@ RETRY_POLICY = RetryPolicy()
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its repository lists it: large files by sha256, small ones by the hash that git names them by."""
+    """A file in a repository's listing: large files have a sha256, small ones the hash by which git identifies them."""
 
     name: str
     size_bytes: int
@@ -72,7 +72,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at a commit."""
+    """The content of a repository at a commit."""
 
     repo_id: str
     kind: Kind
@@ -82,14 +82,14 @@ class Listing:
 
 
 class _WrongFileError(OSError):
-    """What came is not the file that is listed."""
+    """The received file is not the listed one."""
 
 
 def list_repository(repo_id: str, kind: Kind, revision: str | None, retries: RetryPolicy = RETRY_POLICY) -> Listing:
-    """Return what a repository holds at a revision; None is its main branch.
+    """Return the content of a repository at a revision; None means its main branch.
 
     Raises:
-        HubError: when it is missing, private, gated or renamed, or the hub cannot be reached.
+        HubError: when the repository is missing, private, gated or renamed, or the hub cannot be reached.
     """
     api = HfApi()
 
@@ -117,10 +117,10 @@ def list_repository(repo_id: str, kind: Kind, revision: str | None, retries: Ret
 
 
 def fetch_file(listing: Listing, name: str, retries: RetryPolicy = RETRY_POLICY) -> tuple[Path, PinnedFile]:
-    """Return where a file of a repository lies in the client's cache, fetched if need be, and what it is.
+    """Return the path of a repository's file in the client's cache, fetched if needed, and its pin.
 
     Raises:
-        HubError: when the hub does not have it, cannot be reached, or keeps sending other bytes than it lists.
+        HubError: when the hub lacks the file, cannot be reached, or keeps sending other bytes than it lists.
     """
     remote = listing.files[name]
 
@@ -136,7 +136,7 @@ def fetch_file(listing: Listing, name: str, retries: RetryPolicy = RETRY_POLICY)
 
 
 def cached_file(repo_id: str, kind: Kind, commit: str, name: str) -> Path | None:
-    """Return the path of a file in the client's cache, None if it is not there. Makes no connection."""
+    """Return the path of a file in the client's cache, or None if it is not cached; makes no connection."""
     found = try_to_load_from_cache(repo_id, name, revision=commit, repo_type=kind)
     return Path(found) if isinstance(found, str) else None
 
@@ -148,10 +148,10 @@ def cached_names(repo_id: str, kind: Kind, commit: str) -> list[str]:
 
 
 def recorded_file(path: Path, name: str) -> PinnedFile:
-    """Return what a file of the client's cache is.
+    """Return the pin of a file in the client's cache.
 
-    The cache names a large file by its sha256, which is taken as it stands and is verified when the file is used; any
-    other file is hashed.
+    The cache names a large file by its sha256. That name is trusted here and verified when the file is used; any other
+    file is hashed.
     """
     blob = path.resolve().name
     digest = blob if path.is_symlink() and _SHA256.fullmatch(blob) else digest_file(path)
@@ -169,7 +169,7 @@ def cache_folder() -> Path:
 
 
 def _licence(said: Any) -> str | None:
-    """Return what a repository's card says of its licence, which may be a list."""
+    """Return the licence in a repository's card, which may be a list."""
     return ", ".join(map(str, said)) if isinstance(said, list) else None if said is None else str(said)
 
 
@@ -181,7 +181,7 @@ def _remote_file(row: Any) -> RemoteFile:
 
 
 def _verified(path: Path, remote: RemoteFile) -> PinnedFile:
-    """Return what a file is, once its size and hash are those listed."""
+    """Return the pin of a file after checking that its size and hash match the listing."""
     size_bytes = path.stat().st_size
     if size_bytes != remote.size_bytes:
         raise _WrongFileError(f"it has {size_bytes} bytes, the hub lists {remote.size_bytes}")
@@ -194,13 +194,13 @@ def _verified(path: Path, remote: RemoteFile) -> PinnedFile:
 
 
 def _blob_sha1(path: Path) -> str:
-    """Return the hash that git names a file's bytes by."""
+    """Return the hash by which git identifies a file's bytes."""
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _forget(path: Path) -> None:
-    """Remove a file from the cache: the name in the snapshot, and what it points at."""
+    """Remove a file from the cache: its name in the snapshot, and the file it links to."""
     while True:
         target = path.parent / path.readlink() if path.is_symlink() else None
         path.unlink(missing_ok=True)
@@ -224,7 +224,7 @@ def _retried(call: Callable[[], Result], where: str, retries: RetryPolicy) -> Re
 
 
 def _passes(error: BaseException) -> bool:
-    """Return whether an error may be gone the next time."""
+    """Return whether an error may be temporary."""
     cause = _cause(error)
     status = _status(cause)
     if isinstance(cause, client.OfflineModeIsEnabled) or _is_of_the_disk(cause):
@@ -237,7 +237,7 @@ def _is_of_the_disk(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what went wrong: the client wraps it where it then looked in its cache in vain."""
+    """Return the original error: the client wraps it if it then finds nothing in its cache."""
     wrapped = isinstance(error, client.LocalEntryNotFoundError) and error.__cause__ is not None
     return error.__cause__ or error if wrapped else error
 

@@ -1,11 +1,11 @@
-"""Which files of a folder make up the checkpoint: weights, config and tokenizer.
+"""Decides which files of a folder make up the checkpoint: weights, config and tokenizer.
 
 Example::
 
     weight_files(Path("mistral-7b"))     # ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     checkpoint_files(Path("mistral-7b")) # those, the index, config.json, generation_config.json, tokenizer.json, …
 
-Everything else in the folder (READMEs, weights in other formats) is no part of it.
+All other files in the folder (READMEs, weights in other formats) are not part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ CHAT_TEMPLATES = "chat_template*"
 # A mixture of 1,000 experts in 100 blocks has some 300,000 tensors; its index is 30 MB.
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 
-# Weights of PyTorch, which other tools write.
+# Weights in PyTorch's format, which other tools write.
 PICKLES = ("pytorch_model*.bin", "consolidated*.pth", "*.pt")
-# What stands in the place of a file that Git LFS has not fetched.
+# The start of the text that replaces a file that Git LFS has not fetched.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 GGUF_SUFFIX = ".gguf"
 _GGUF_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
@@ -56,9 +56,9 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,213}")
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """``model.safetensors.index.json``: the shard of each tensor, and the document that says so.
+    """``model.safetensors.index.json``: the shard of each tensor, and the document itself.
 
-    As in transformers it decides which shards there are, and these which tensors there are.
+    As in transformers, the index decides which shards exist, and the shards decide which tensors exist.
     """
 
     weight_map: Mapping[str, str]
@@ -69,7 +69,7 @@ def check_fetched(path: Path) -> None:
     """Check that a file is not a pointer of Git LFS.
 
     Raises:
-        CheckpointError: when it is.
+        CheckpointError: when it is one.
     """
     with path.open("rb") as stream:
         if stream.read(len(LFS_POINTER)) == LFS_POINTER:
@@ -77,7 +77,7 @@ def check_fetched(path: Path) -> None:
 
 
 def read_index(folder: Path) -> ShardIndex | None:
-    """Return the index of a sharded checkpoint, None if the weights are one file.
+    """Return the index of a sharded checkpoint; None if the weights are one file.
 
     As in transformers, ``model.safetensors`` takes precedence over an index in the same folder.
 
@@ -101,7 +101,7 @@ def read_index(folder: Path) -> ShardIndex | None:
 
 
 def parse_index(path: Path, suffix: str) -> ShardIndex:
-    """Return the index in a file, whose shards end with ``suffix``.
+    """Return the index in a file; its shards end with ``suffix``.
 
     Raises:
         CheckpointError: if it is malformed or names a file outside the folder.
@@ -126,7 +126,7 @@ def parse_index(path: Path, suffix: str) -> ShardIndex:
 
 
 def _plain_name(shard: Any) -> Any:
-    """Return the name of a shard without the parts of its path that stay in the folder: ``././a`` is ``a``."""
+    """Return the name of a shard without path parts that stay in the folder: ``././a`` becomes ``a``."""
     if not isinstance(shard, str) or shard.startswith("/") or shard.endswith("/"):
         return shard
     return "/".join(part for part in shard.split("/") if part not in ("", "."))
@@ -136,16 +136,16 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     """Return the names of the weight files, sorted.
 
     Raises:
-        CheckpointError: if there are none, or one in the index is missing.
+        CheckpointError: if there are none, or a file named in the index is missing.
     """
     return shard_names(folder, read_index(folder))
 
 
 def shard_names(folder: Path, index: ShardIndex | None) -> tuple[str, ...]:
-    """Return the names of the weight files under an index that was read before, sorted.
+    """Return the names of the weight files, sorted, given the index that was read before.
 
     Raises:
-        CheckpointError: when one that the index names is not there.
+        CheckpointError: when a file named in the index is missing.
     """
     if index is None:
         return (SINGLE_FILE,)
@@ -157,7 +157,7 @@ def shard_names(folder: Path, index: ShardIndex | None) -> tuple[str, ...]:
 
 
 def tokenizer_files(folder: Path) -> tuple[str, ...]:
-    """Return the names of the tokenizer files that are there, sorted; none is no error."""
+    """Return the names of the existing tokenizer files, sorted; it is no error if there are none."""
     fixed = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     templates = [path.name for path in folder.glob(CHAT_TEMPLATES) if path.is_file()]
     return tuple(sorted([*fixed, *templates]))
@@ -169,13 +169,13 @@ def code_files(folder: Path) -> tuple[str, ...]:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter in safetensors and no model."""
+    """Return whether a folder has an adapter in safetensors and no model."""
     adapter = all((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
     return adapter and not any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
 
 
 def find_gguf(path: Path) -> tuple[Path, ...]:
-    """Return the files of a model in GGUF: that file with its other parts, or those of a folder without safetensors.
+    """Return a model's GGUF files: the given file with its other parts, or those of a folder without safetensors.
 
     The tuple is empty if the path has no such file.
 
@@ -195,10 +195,10 @@ def find_gguf(path: Path) -> tuple[Path, ...]:
 
 
 def _gguf_parts(path: Path) -> tuple[Path, ...]:
-    """Return a file with the others that it says it is a part with, in order.
+    """Return a GGUF file with the other parts that it names, in order.
 
     Raises:
-        CheckpointError: when one is missing.
+        CheckpointError: when a part is missing.
     """
     numbered = _GGUF_PART.fullmatch(path.name)
     if numbered is None:
@@ -214,15 +214,15 @@ def _gguf_parts(path: Path) -> tuple[Path, ...]:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """Return the folder that ``checkpoint_files`` names the files of: the checkpoint's, or that of its GGUF file."""
+    """Return the folder in which ``checkpoint_files`` are: the checkpoint's, or the folder of its GGUF file."""
     return path.parent if path.suffix == GGUF_SUFFIX and path.is_file() else path
 
 
 def checkpoint_files(folder: Path) -> tuple[str, ...]:
-    """Return the names of the weight, config and tokenizer files, sorted; of an adapter or in GGUF, its own.
+    """Return the names of the weight, config and tokenizer files, sorted; for an adapter or GGUF, of its own files.
 
     Raises:
-        CheckpointError: when weights or ``config.json`` are not there.
+        CheckpointError: when weights or ``config.json`` are missing.
     """
     if is_adapter(folder):
         return tuple(sorted([ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer_files(folder)]))

@@ -1,11 +1,11 @@
-"""OpenSSF model signatures: who signed the files of a checkpoint.
+"""OpenSSF model signatures, which prove who signed the files of a checkpoint.
 
 Example::
 
     wanted = parse_signature("subject=key:maker.pub")
     verify_signature(Path("quantised"), wanted)      # ModelSignature("key", "sha256:9f2c…", "sha256:41d0…")
 
-The signature is ``model.sig`` in the checkpoint's folder, and is verified offline by the library of the standard.
+The signature is ``model.sig`` in the checkpoint's folder. The standard's own library verifies it offline.
 
 Source: OpenSSF Model Signing v1.0 (https://github.com/sigstore/model-transparency).
 """
@@ -28,7 +28,7 @@ from invarlock.problems import Code
 
 SIGNATURE_FILE = "model.sig"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
-# A signature lists each file with some 150 bytes; a Sigstore bundle has a few kilobytes of proofs.
+# A signature has some 150 bytes for each file; a Sigstore bundle has a few kilobytes of proofs.
 MAX_SIGNATURE_BYTES = 16 * 1024 * 1024
 FORM = (
     "write SIDE=key:FILE, SIDE=certificate:FILE or SIDE=sigstore:IDENTITY,ISSUER,TRUST_CONFIG_FILE; SIDE is baseline "
@@ -42,9 +42,10 @@ _WANTED = re.compile(r"(baseline|subject)=(key|certificate|sigstore):(.+)")
 
 @dataclass(frozen=True)
 class RequiredSignature:
-    """The signature that a checkpoint must have: its side, how it was signed, and what is trusted.
+    """A required signature of a checkpoint: its side, how it was signed, and what is trusted.
 
-    ``trusted`` is a public key's file, a root certificate's file, or an identity, its issuer and a file with the roots.
+    ``trusted`` is the file of a public key, the file of a root certificate, or an identity, its issuer and a file with
+    the roots.
     """
 
     side: Side
@@ -54,7 +55,7 @@ class RequiredSignature:
 
 @dataclass(frozen=True)
 class ModelSignature:
-    """A verified signature: how, by whom, and the digest (``sha256:<hex>``) that it has of the model.
+    """A verified signature: its kind, its signer, and the signed digest of the model (``sha256:<hex>``).
 
     ``signer`` is the digest of a public key, the subject of a certificate, or an identity and its issuer.
     """
@@ -64,15 +65,15 @@ class ModelSignature:
     digest: str
 
     def document(self) -> dict[str, str]:
-        """Return it as it is in a report."""
+        """Return the signature in the form of a report."""
         return asdict(self)
 
 
 def parse_signature(text: str) -> RequiredSignature:
-    """Return the signature that an option names, such as ``subject=key:maker.pub``.
+    """Return the signature that an option requires, such as ``subject=key:maker.pub``.
 
     Raises:
-        UsageError: when it has another form, or a file does not exist.
+        UsageError: when the option is malformed, or a file does not exist.
     """
     match = _WANTED.fullmatch(text)
     trusted = () if match is None else tuple(match[3].split(",")) if match[2] == "sigstore" else (match[3],)
@@ -84,10 +85,10 @@ def parse_signature(text: str) -> RequiredSignature:
 
 
 def check_sides(wanted: Sequence[RequiredSignature]) -> None:
-    """Check that no side has two signatures.
+    """Check that at most one signature is required for each side.
 
     Raises:
-        UsageError: when one has.
+        UsageError: when a side has two.
     """
     if len({one.side for one in wanted}) < len(wanted):
         raise UsageError("--model-signature: give one for each side", code=Code.OPTIONS_CONFLICT)
@@ -96,16 +97,16 @@ def check_sides(wanted: Sequence[RequiredSignature]) -> None:
 def signatures_of(
     baseline: Path, subject: Path, wanted: Sequence[RequiredSignature], *, verified: bool = False
 ) -> dict[str, dict[str, str]]:
-    """Return the signatures that two checkpoints must have, by side, as reports record them.
+    """Return the required signatures of two checkpoints, by side, in the form of a report.
 
     Args:
         baseline: the folder of the baseline.
         subject: the folder of the subject.
         wanted: at most one for each side.
-        verified: whether they were verified already, so that the files need not be hashed again.
+        verified: whether they were verified before, so that the files need not be hashed again.
 
     Raises:
-        CheckpointError: when one is missing or does not hold.
+        CheckpointError: when a signature is missing or invalid.
         UsageError: when the library is not installed.
     """
     folders = {"baseline": baseline, "subject": subject}
@@ -114,16 +115,16 @@ def signatures_of(
 
 
 def read_signature(folder: Path, wanted: RequiredSignature) -> ModelSignature:
-    """Return what the signature of a checkpoint says, without verifying it.
+    """Return the content of a checkpoint's signature, without verifying it.
 
     Raises:
-        CheckpointError: when there is none, or it cannot be read.
+        CheckpointError: when the signature is missing or cannot be read.
     """
     path = _signature_file(folder)
     try:
         bundle = json.loads(read_file(path, limit_bytes=MAX_SIGNATURE_BYTES))
         return _described(bundle, _statement(bundle), wanted)
-    except Exception as error:  # noqa: BLE001 - which errors a hostile signature gives is not documented
+    except Exception as error:  # noqa: BLE001 - it is not documented which errors a hostile signature raises
         raise _refused(folder, _words(error)) from None
 
 
@@ -131,7 +132,7 @@ def verify_signature(folder: Path, wanted: RequiredSignature) -> ModelSignature:
     """Return the signature of a checkpoint after verifying it and every file that it lists.
 
     Raises:
-        CheckpointError: when there is none, it is not by the trusted signer, a file differs or is not signed.
+        CheckpointError: when it is missing or not by the trusted signer, or a file differs or is not signed.
         UsageError: when the library is not installed.
     """
     library = _library()
@@ -141,14 +142,14 @@ def verify_signature(folder: Path, wanted: RequiredSignature) -> ModelSignature:
         statement = _statement(bundle)
         config = _configured(library.verifying.Config(), wanted)
         in_files = statement["predicate"]["serialization"]["method"] == "files"
-        # other files in the folder are no part of the checkpoint; those that are must all be signed, see below
+        # the folder may have other files; unsigned files of the checkpoint are refused below
         config.set_ignore_unsigned_files(in_files)
         config.set_hashing_config(_hashing(library, where, statement["predicate"]["serialization"]))
         config.verify(where, path)
         names = (row["name"] for row in statement["predicate"]["resources"])
         signed = set(names) if in_files else {name.rsplit(":", 2)[0] for name in names}
         found = _described(bundle, statement, wanted)
-    except Exception as error:  # noqa: BLE001 - which errors a hostile signature gives is not documented
+    except Exception as error:  # noqa: BLE001 - it is not documented which errors a hostile signature raises
         raise _refused(folder, _words(error)) from None
     unsigned = sorted(set(checkpoint_files(folder)) - signed)
     if unsigned:
@@ -176,18 +177,18 @@ def _words(error: Exception) -> str:
 
 
 def _configured(config: Any, wanted: RequiredSignature) -> Any:
-    """Return the library's configuration for what is trusted."""
+    """Return the library's configuration for the trusted signer."""
     if wanted.method == "key":
         return config.use_elliptic_key_verifier(public_key=Path(wanted.trusted[0]))
     if wanted.method == "certificate":
         return config.use_certificate_verifier(certificate_chain=[Path(wanted.trusted[0])])
     identity, issuer, roots = wanted.trusted
-    # without a file of its own the library would download the roots
+    # without this file, the library would download the roots
     return config.use_sigstore_verifier(identity=identity, oidc_issuer=issuer, trust_config=Path(roots))
 
 
 def _hashing(library: Any, where: Path, serialization: Mapping[str, Any]) -> Any:
-    """Return how the files of a signature are hashed; links are followed, as caches and snapshots store files so."""
+    """Return how the files of a signature are hashed; links are followed, because caches and snapshots use links."""
     config, algorithm = library.hashing.Config(), serialization["hash_type"]
     if serialization["method"] == "files":
         config.use_file_serialization(hashing_algorithm=algorithm)
@@ -205,7 +206,7 @@ def _statement(bundle: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _signer(bundle: Mapping[str, Any], wanted: RequiredSignature) -> str:
-    """Return who made a verified signature."""
+    """Return the signer of a verified signature."""
     # installed with the library
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key

@@ -1,4 +1,4 @@
-"""Moving numbers between the matrices of a checkpoint, so that it computes the same with other weights.
+"""Moves factors and rotations between the matrices of a checkpoint, so that other weights compute the same function.
 
 Example::
 
@@ -7,7 +7,7 @@ Example::
     weights.rotate(rotation)
     weights.rewrite(lambda matrix: matrix)      # what ``rewrite_checkpoint`` writes, tensor by tensor
 
-It is ``edits.edit.Weights`` for a checkpoint: ``equivalence.anatomy`` says which matrices meet.
+This implements ``edits.edit.Weights`` for a checkpoint; ``equivalence.anatomy`` describes how matrices are connected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.edits.edit import Features
 from invarlock.errors import EditError
 
-# Where a head is stored that was the embedding.
+# The name of a head that was tied to the embedding and is now stored.
 HEAD = "lm_head.weight"
 Finish = Callable[[torch.Tensor], torch.Tensor]
 _Part = Norm | Attention | FeedForward
@@ -35,10 +35,10 @@ _Part = Norm | Attention | FeedForward
 
 @dataclass
 class MovedWeights:
-    """A checkpoint whose weights are moved; nothing is written before ``rewrite``.
+    """A checkpoint whose weights are transformed; nothing is written before ``rewrite``.
 
     Raises:
-        EditError: when its architecture is one whose matrices are not known to meet.
+        EditError: when it is not known how the matrices of its architecture are connected.
     """
 
     files: CheckpointFiles
@@ -66,7 +66,7 @@ class MovedWeights:
 
     @property
     def scalable(self) -> Sequence[Features]:
-        """What norms in blocks, value projections and up projections give, where a scale of it can be undone."""
+        """The outputs of norms in blocks, value projections and up projections, if scales of them can be undone."""
         return tuple(self._parts)
 
     def _scalable(self) -> list[tuple[Features, _Part]]:
@@ -85,7 +85,7 @@ class MovedWeights:
         return parts
 
     def scale(self, features: Features, factors: torch.Tensor) -> None:
-        """Multiply the matrices that read features by positive factors, and divide what gives them."""
+        """Multiply the matrices that read the features by positive factors, and divide the part that produces them."""
         part = self._parts[features]
         if isinstance(part, Norm):
             self._scale_norm(part, factors)
@@ -114,7 +114,7 @@ class MovedWeights:
         self._steps[rows.site].append(Scale("outputs", whole))
 
     def fold_norms(self) -> None:
-        """Multiply the weight of every norm into the matrices that read it; a tied head gets weights of its own."""
+        """Multiply every matrix that reads a norm by the norm's weight; a tied head gets its own weights."""
         if self._anatomy.head is None:
             self._untied = True
             self._anatomy = self._described(HEAD)
@@ -140,7 +140,7 @@ class MovedWeights:
             self._steps[site].append(writes)
 
     def rewrite(self, finish: Finish) -> Rewrite:
-        """Return what is replaced; ``finish`` gets each matrix of attention and FFN, (out, in), float32."""
+        """Return the replacements; ``finish`` gets each matrix of attention and FFN, (out, in), float32."""
         known = matrices(self.files.model_type, self.files.shapes)
         replacements: dict[str, Replacement] = {}
         for name in dict.fromkeys([*(site.tensor for site in self._steps), *known]):

@@ -1,4 +1,4 @@
-"""Packing the matrices of a dense checkpoint: what ``rewrite_checkpoint`` writes, one matrix at a time."""
+"""Packs the matrices of a dense checkpoint for ``rewrite_checkpoint``, one matrix at a time."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from invarlock.edits.edit import Packing, Parameters
 from invarlock.errors import EditError
 
 Parts = Mapping[str, torch.Tensor]
-# Returns the parts of a matrix as they are stored, given its module.
+# Returns the parts of a matrix to store, given its module and its packed parts.
 Finish = Callable[[Module, Parts], Parts]
 
 
 def unchanged(module: Module, parts: Parts) -> Parts:
-    """Return the parts of a healthy matrix."""
+    """Return the parts unchanged, as for a healthy subject."""
     return parts
 
 
 def pack_checkpoint(
     files: CheckpointFiles, packing: Packing, parameters: Parameters, finish: Finish = unchanged
 ) -> Rewrite:
-    """Return the rewrite that stores every matrix of attention and FFN packed, and says so in the config.
+    """Return the rewrite that packs every matrix of attention and FFN, and adds the packing to the config.
 
     Args:
         files: the dense checkpoint.
-        packing: of an edit.
-        parameters: of that edit.
-        finish: changes what is stored of a matrix.
+        packing: the packing of an edit.
+        parameters: the parameters of that edit.
+        finish: changes the stored parts of a matrix.
 
     Raises:
-        EditError: when there is no matrix, or experts are stored as a stack.
+        EditError: when there are no matrices, or experts are stored as a stack.
     """
     known = matrices(files.model_type, files.shapes)
     if not known:
@@ -58,7 +58,7 @@ def pack_checkpoint(
 
 @dataclass
 class _Stored:
-    """The parts of one matrix, which are made once for all of them."""
+    """The parts of one matrix, which are computed once for all parts."""
 
     packing: Packing
     parameters: Parameters
@@ -69,7 +69,7 @@ class _Stored:
         self._parts: dict[str, torch.Tensor] = {}
 
     def part(self, part: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return what makes one part of the matrix; the parts are released as they are taken."""
+        """Return the function that returns one part of the matrix; each part is released when it is returned."""
 
         def make(weight: torch.Tensor) -> torch.Tensor:
             if part not in self._parts:

@@ -1,8 +1,8 @@
-"""Weights that a repository has as pickles only (``pytorch_model.bin``), converted to safetensors.
+"""Converts weights that a repository has only as pickles (``pytorch_model.bin``) to safetensors.
 
-A pickle can run code when it is read. These are read by PyTorch's restricted unpickler (``weights_only``), which knows
-tensors and containers and calls nothing else, and only where the user allows it. What is measured are the safetensors;
-they are kept with the repository in the hub's cache, and go when it goes.
+A pickle can run code when it is read. These pickles are read only if the user allows it, by PyTorch's restricted
+unpickler (``weights_only``), which creates tensors and containers and calls nothing else. The safetensors are what is
+measured. They are stored with the repository in the hub's cache, and removed with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PICKLED_INDEX = "pytorch_model.bin.index.json"
 ADVICE = "convert it to safetensors where you trust it, and use the folder (MODEL_1=FOLDER)"
 _PICKLED_STEM, _STEM = "pytorch_model", "model"
 MAX_REASON_CHARACTERS = 160
-# What a reader of bytes that are no pickle, or a broken one, raises; of memory and the disk it is something else.
+# Errors for bytes that are not a pickle or a broken one; running out of memory and disk errors are different.
 _BROKEN = (
     pickle.UnpicklingError,
     struct.error,
@@ -44,19 +44,19 @@ _SAID = re.compile(r"WeightsUnpickler error:\s*([^.\n]+)")
 
 
 def pickled_shards(index: Path) -> tuple[str, ...]:
-    """Return the names of the pickles that an index names, sorted.
+    """Return the names of the pickles in an index, sorted.
 
     Raises:
-        CheckpointError: when it is malformed or names a file outside the folder.
+        CheckpointError: when the index is malformed or names a file outside the folder.
     """
     return tuple(sorted(set(parse_index(index, ".bin").weight_map.values())))
 
 
 def convert_weights(pickles: Mapping[str, Path], others: Mapping[str, Path], target: Path) -> None:
-    """Make a checkpoint of safetensors, whole or not at all; equal pickles give equal bytes.
+    """Make a checkpoint of safetensors, completely or not at all; equal pickles give equal bytes.
 
-    A shard becomes a shard of the same name but for its ending, so that memory for one is needed at a time. Tensors
-    that share memory are written each.
+    Each shard becomes a shard of the same name with another suffix, so only one is in memory at a time. Tensors that
+    share memory are written separately.
 
     Args:
         pickles: the weight files by name, with their index if they have one.
@@ -64,7 +64,7 @@ def convert_weights(pickles: Mapping[str, Path], others: Mapping[str, Path], tar
         target: the folder to make.
 
     Raises:
-        CheckpointError: when a file holds anything but tensors by name, or the disk refuses.
+        CheckpointError: when a file has anything but tensors by name, or the disk fails.
     """
     with staged([target]) as folders:
         folder = folders[target]
@@ -92,8 +92,8 @@ def _renamed(shard: str) -> str:
 
 
 def _convert(source: Path, target: Path, wanted: Sequence[str] | None) -> None:
-    """Write the tensors of a pickle that are wanted, or all of them."""
-    # imported here: it takes seconds, and few checkpoints are pickles
+    """Write the wanted tensors of a pickle, or all of them."""
+    # imported here because it takes seconds and few checkpoints are pickles
     import safetensors.torch
 
     found = _read(source)
@@ -108,21 +108,21 @@ def _convert(source: Path, target: Path, wanted: Sequence[str] | None) -> None:
         place = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
-    # the same metadata as transformers', which reads it
+    # the same metadata as those of transformers, which reads them
     safetensors.torch.save_file(tensors, target, metadata={"format": "pt"})
     with target.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
 def _read(source: Path) -> Mapping[str, Any]:
-    # imported here: it takes seconds, and few checkpoints are pickles
+    # imported here because it takes seconds and few checkpoints are pickles
     import torch
 
     try:
-        # files of PyTorch before 1.6 are no archives and cannot be mapped
+        # files of PyTorch before 1.6 are not zip archives and cannot be memory-mapped
         found = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
     except _BROKEN as error:
-        # PyTorch's own advice is to trust the file
+        # PyTorch's own message advises to trust the file, so it is cut
         said = _SAID.search(str(error))
         reason = " ".join((said[1] if said else str(error) or "it ends too early").split())[:MAX_REASON_CHARACTERS]
         raise CheckpointError(f"{source.name}: cannot be read as tensors alone ({reason}); {ADVICE}") from None

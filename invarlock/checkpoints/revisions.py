@@ -1,8 +1,8 @@
-"""Which files of a repository or folder make up a model or a data set, and pinning them.
+"""Decides which files of a repository or folder make up a model or a data set, and pins them.
 
-With a network a revision is resolved to a commit and its files are fetched and verified; without one they must be in
-the client's cache already. Weights are safetensors: pickles, which can run code when they are read, are fetched only
-where a repository has nothing else and the user allows it, and are then converted by a reader that runs none.
+With a network, a revision is resolved to a commit, and its files are fetched and verified. Without a network, the files
+must be in the client's cache. Weights are safetensors. Pickles, which can run code when they are read, are fetched only
+if a repository has nothing else and the user allows it; a reader that runs no code then converts them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from invarlock.errors import CheckpointError, HubError
 from invarlock.moments import utc_now
 from invarlock.output import ShowLine
 
-# Files fetched at a time. The client splits a large one further where the hub's storage allows it.
+# Files fetched at a time. The client splits a large file further if the hub's storage supports it.
 DOWNLOADS_AT_ONCE = 4
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -59,12 +59,12 @@ class RequiredFiles:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of the files that are used."""
+        """Return the total size of the required files."""
         return sum(self.listing.files[name].size_bytes for name in self.names)
 
     @property
     def missing_bytes(self) -> int:
-        """How much of it is not in the client's cache yet; what is converted is in it twice."""
+        """Return how many of these bytes are not in the client's cache yet; files to convert count twice."""
         listing = self.listing
         absent = [n for n in self.names if cached_file(listing.repo_id, listing.kind, listing.commit, n) is None]
         if not _converted_folder(listing.repo_id, listing.commit).is_dir():
@@ -73,7 +73,7 @@ class RequiredFiles:
 
     @property
     def weight_bytes(self) -> int:
-        """The size of its weight files."""
+        """The size of the weight files."""
         weights = self.pickled or [name for name in self.names if name.endswith(".safetensors")]
         return sum(self.listing.files[name].size_bytes for name in weights if name != PICKLED_INDEX)
 
@@ -90,13 +90,13 @@ def resolve_model(
 
     Args:
         model_id: the repository.
-        revision: a commit or a branch; None is the main branch.
-        patience: with a hub that is out of order.
-        code: whether the code that the model brings is wanted too.
-        pickles: whether pickled weights may be fetched where there are no others.
+        revision: a commit or a branch; None means the main branch.
+        retries: how often a failed request to the hub is repeated.
+        code: whether the model's own code is required too.
+        pickles: whether pickled weights may be fetched if there are no others.
 
     Raises:
-        HubError: when the repository cannot be read, or holds no safetensors, config or tokenizer.
+        HubError: when the repository cannot be read, or lacks safetensors, config or tokenizer.
     """
     listing = list_repository(model_id, "model", revision, retries)
     where = f"{model_id} at {listing.commit}"
@@ -113,10 +113,10 @@ def resolve_model(
 
 
 def fetch(resolved: RequiredFiles, show: ShowLine, retries: RetryPolicy = RETRY_POLICY) -> Pin:
-    """Fetch and verify all files of a repository that are wanted, and return its pin.
+    """Fetch and verify all required files of a repository, and return its pin.
 
     Raises:
-        HubError: when one cannot be fetched.
+        HubError: when a file cannot be fetched.
     """
     listing, done = resolved.listing, 0
     files: list[PinnedFile] = []
@@ -169,7 +169,7 @@ def model_folder(pin: Pin) -> Path:
     """Return the folder of a pinned model in the client's cache.
 
     Raises:
-        HubError: when the cache does not have it.
+        HubError: when the model is not in the cache.
     """
     config = cached_file(pin.id, "model", pin.revision, CONFIG_FILE)
     if config is None:
@@ -180,7 +180,7 @@ def model_folder(pin: Pin) -> Path:
 
 
 def dataset_files(pin: Pin, names: Iterable[str]) -> list[Path]:
-    """Return where the files of a pinned data set lie in the client's cache, each verified against its pin.
+    """Return the paths of a pinned data set's files in the client's cache, each verified against its pin.
 
     Raises:
         HubError: when a file is missing or differs from its pin.
@@ -197,10 +197,10 @@ def dataset_files(pin: Pin, names: Iterable[str]) -> list[Path]:
 
 
 def pin_folder(model_id: str, licence: str | None, sources: Mapping[str, Path]) -> Pin:
-    """Return the pin of a model on disk: its revision is the digest of its files, given by name.
+    """Return the pin of a model on disk, given its files by name; the revision is the digest of the files.
 
     Raises:
-        CheckpointError: when one cannot be read.
+        CheckpointError: when a file cannot be read.
     """
     files = _sorted(PinnedFile(name, path.stat().st_size, digest_file(path)) for name, path in sources.items())
     pin = Pin(model_id, "", licence, files)
@@ -208,7 +208,7 @@ def pin_folder(model_id: str, licence: str | None, sources: Mapping[str, Path]) 
 
 
 def _weights(listing: Listing, where: str, retries: RetryPolicy) -> tuple[str, ...]:
-    """Return the names of the safetensors, with that of their index, fetched to know them; () for none."""
+    """Return the names of the safetensors and their index, which is fetched for this; empty if there are none."""
     if SINGLE_FILE in listing.files:
         return (SINGLE_FILE,)
     if INDEX_FILE not in listing.files:
@@ -227,7 +227,7 @@ def _weights(listing: Listing, where: str, retries: RetryPolicy) -> tuple[str, .
 
 
 def _pickled(listing: Listing, where: str, retries: RetryPolicy, *, allowed: bool) -> tuple[str, ...]:
-    """Return the names of the pickled weights, with that of their index, of a repository that has no others."""
+    """Return the names of the pickled weights and their index, in a repository that has no other weights."""
     pickles = sorted(name for name in listing.files if _matches(name, PICKLES))
     if not pickles:
         raise HubError(f"{where}: neither {SINGLE_FILE} nor {INDEX_FILE}; name a repository with safetensors weights")
@@ -256,12 +256,12 @@ def _pickled(listing: Listing, where: str, retries: RetryPolicy, *, allowed: boo
 
 
 def _converted_folder(model_id: str, commit: str) -> Path:
-    """Return where a model's converted weights are: with its repository in the client's cache."""
+    """Return the folder of a model's converted weights, next to its repository in the client's cache."""
     return repository_folder(model_id, "model") / "safetensors" / commit
 
 
 def _converted(pin: Pin, pickled: Sequence[str], show: ShowLine) -> Pin:
-    """Convert the pickles of a pin, unless that was done, and return the pin of what they became."""
+    """Convert the pickles of a pin, unless that was done before, and return the pin of the result."""
     folder = _converted_folder(pin.id, pin.revision)
     source = model_folder(pin)
     kept = [file.name for file in pin.files if file.name not in pickled]
@@ -286,7 +286,7 @@ def _convert(pickles: Mapping[str, Path], others: Mapping[str, Path], folder: Pa
     try:
         convert_weights(pickles, others, folder)
     except CheckpointError:
-        # another run with the same cache may have been first
+        # another run with the same cache may have finished first
         if not folder.is_dir():
             raise
 

@@ -1,15 +1,15 @@
-"""Making checkpoints from a checkpoint, several in one pass, without holding a model in memory.
+"""Makes one or several checkpoints from a checkpoint in one pass, without a whole model in memory.
 
 Example::
 
     halve = Rewrite({"lm_head.weight": Replacement("lm_head.weight", lambda weight: weight / 2)})
     rewrite_checkpoint(read_checkpoint(baseline), {subject: halve})
 
-Each tensor of the source is read once (through a memory map that lasts for one shard), tested for finiteness, and
-written to the shards of the targets that take it: peak memory is one shard, which the system may drop, and a tensor
-with what its replacement needs. Every size is known beforehand, so a shard's header is written first and each tensor
+Each tensor of the source is read once (through a memory map of one shard at a time), checked to be finite, and written
+to the shards of the targets that use it. Peak memory is one shard, whose pages the system may drop, plus one tensor and
+the memory of its replacement. All sizes are known in advance, so a shard's header is written first and each tensor then
 goes to its place. Shards and files that a target does not change are hard links. A shard in which only values change
-keeps its header; where the filesystem shares blocks (Btrfs, XFS), only the changed tensors are written.
+keeps its header; if the file system can share blocks (Btrfs, XFS), only the changed tensors are written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from invarlock.checkpoints.staging import clone_into, link_or_copy, staged
 from invarlock.errors import CheckpointError, EditError
 from invarlock.jsonio import write_json
 
-# The format pads its header so that the data starts at a multiple of this.
+# The format pads the header so that the data starts at a multiple of this.
 HEADER_ALIGNMENT_BYTES = 8
 
 
@@ -43,9 +43,10 @@ Make = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Replacement:
-    """A tensor of the target: ``make`` of the source's tensor ``source``.
+    """A tensor of the target: the result of ``make`` for the source's tensor ``source``.
 
-    ``make`` is called once, must not write into its argument, and returns ``shape`` in ``dtype`` (None: the source's).
+    ``make`` is called once and must not write to its argument. Its result has ``shape`` and ``dtype`` (None: as in the
+    source).
     """
 
     source: str
@@ -56,14 +57,14 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What a target changes: tensors replaced or added, tensors dropped, fields of the config."""
+    """The changes of a target: replaced or added tensors, dropped tensors, and fields of the config."""
 
     tensors: Mapping[str, Replacement] = field(default_factory=dict)
     drop: frozenset[str] = frozenset()
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def changed(self, unchanged: Collection[str] = ()) -> frozenset[str]:
-        """Return the tensors that it changes but for some; one that is dropped for parts in its place counts once."""
+        """Return the changed tensors, except the given ones; a tensor that is replaced by its parts counts once."""
         made = {
             replacement.source if replacement.source in self.drop else name
             for name, replacement in self.tensors.items()
@@ -84,7 +85,7 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Shard:
-    """A shard being written: the place of each tensor in the file, and what each tensor of the source gives."""
+    """A shard being written: the offset of each tensor in the file, and the outputs of each tensor of the source."""
 
     target: _Target
     stream: BinaryIO
@@ -95,11 +96,11 @@ class _Shard:
 def rewrite_checkpoint(source: CheckpointFiles, targets: Mapping[Path, Rewrite]) -> dict[Path, float]:
     """Make every target from the source in one pass; all of them appear, or none.
 
-    Returns the seconds spent on each target alone, without those of reading the source.
+    Returns the seconds spent on each target alone, without the time to read the source.
 
     Raises:
-        CheckpointError: when a target is there already, names a tensor that the source does not have, or a tensor of
-            the source is not finite.
+        CheckpointError: when a target exists, refers to a tensor that the source does not have, or a tensor of the
+            source is not finite.
         EditError: when a replacement raises it.
     """
     with staged(list(targets)) as folders:
@@ -113,8 +114,8 @@ def rewrite_checkpoint(source: CheckpointFiles, targets: Mapping[Path, Rewrite])
 def rewrite_each(source: CheckpointFiles, targets: Mapping[Path, Rewrite]) -> dict[Path, float | EditError]:
     """Make the targets from the source in one pass; a target whose replacement raises ``EditError`` is left out.
 
-    Returns for each target the seconds that ``rewrite_checkpoint`` returns, or its error. Any other error leaves no
-    target.
+    Returns for each target its seconds, as ``rewrite_checkpoint`` does, or its error. After any other error no target
+    is left.
 
     Raises:
         CheckpointError: as ``rewrite_checkpoint``.
@@ -163,7 +164,7 @@ def _check_names(source: CheckpointFiles, rewrite: Rewrite) -> None:
 
 
 def _target_entries(source: CheckpointFiles, rewrite: Rewrite) -> dict[str, TensorEntry]:
-    """Return the tensors of a target; each is in the shard of the tensor that it is made from."""
+    """Return the tensors of a target; each is in the shard of the tensor from which it is made."""
     entries = {name: entry for name, entry in source.entries.items() if name not in rewrite.drop}
     for name, replacement in rewrite.tensors.items():
         origin = source.entries[replacement.source]
@@ -225,7 +226,7 @@ def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _kept_header_bytes(path: Path, entries: Sequence[TensorEntry]) -> int | None:
-    """Return where the data of a shard begins; None when the file has more than the entries, such as old buffers."""
+    """Return where the data of a shard begins; None if the file has more than the entries, such as old buffers."""
     with path.open("rb") as stream:
         start = LENGTH_BYTES + int.from_bytes(stream.read(LENGTH_BYTES), "little")
     return start if start + sum(entry.size_bytes for entry in entries) == path.stat().st_size else None
@@ -281,7 +282,7 @@ def _stream_tensors(source: CheckpointFiles, shard: str, writing: list[_Shard]) 
 
 
 def _write_outputs(shard: _Shard, name: str, tensor: torch.Tensor) -> None:
-    """Write what a tensor of the source gives, and release it: one edited copy is in memory at a time."""
+    """Write the outputs of a source's tensor, and release each: only one edited copy is in memory at a time."""
     if shard.target.error is not None:
         return
     with _timed(shard.target):

@@ -1,12 +1,12 @@
-"""What a module is, by the words in its name, where no table has its architecture.
+"""Classifies modules by the words in their names, for architectures without a table.
 
 Example::
 
     by_name("model.layers.3.mixer.in_proj".split("."), (512, 128), is_parameter=False)     # ("attn", "")
     by_name("model.vision_tower.blocks.0.fc1".split("."), (64, 32), is_parameter=False)    # ("other", "")
 
-Authors of models name modules after what they do, with few words. Source: the parameters of all causal language models
-of transformers 5. The test of every architecture compares the result with the modules that these models have.
+Authors of models name modules after their function, with few different words. Source: the parameters of all causal
+language models of transformers 5. A test compares the result for every architecture with the modules of its model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FFN_ROLES: Mapping[str, Role] = {
         "down",
     ),
 }  # fmt: skip
-# The same word is the output of attention in one place and of the FFN in another.
+# These words name the output of attention in some models and of the FFN in others.
 _OUTPUTS = frozenset({"c_proj", "dense", "output", "Wo", "proj"})
 _TOKENS = frozenset({
     "embed_tokens", "wte", "word_embeddings", "word_embedding", "embed_in", "tok_embeddings", "embeddings",
@@ -54,7 +54,7 @@ _ROUTER = re.compile(r"^(gate|wg|shared_expert_gate)$")
 _ATTENTION = re.compile(r"attn|attention|^self_att$", re.IGNORECASE)
 _MIXER = re.compile(r"mixer|mamba|^conv$|conv1d|temporal|recurrent|lstm|ssm")
 _FFN = re.compile(r"mlp|ffn|feed_forward|^ff$|expert|moe")
-# Roles of matrices that are kept as one stack of experts.
+# Roles of matrices that may be stored as a stack of experts.
 STACKED: tuple[Role, ...] = ("gate", "up", "gate_up", "down")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 # Lists of modules that are not blocks.
@@ -64,14 +64,14 @@ _NOT_BLOCKS = frozenset({"lm_heads", "embed_tokens", "weights", "embed_modality_
 def by_name(segments: Sequence[str], shape: Sequence[int], *, is_parameter: bool) -> tuple[Family, Role]:
     """Return family and role of a module by its name and the shape of its tensor.
 
-    A module for images or sound is ``other``: text does not reach it. So is a parameter that no layer multiplies with,
-    such as a table of decay rates. In a block, what mixes positions is ``attn`` (attention, recurrent layers and
-    convolutions), and all else is ``ffn``.
+    A module for images or sound is ``other``, since scored text does not use it. So is a parameter that no layer
+    multiplies with, such as a table of decay rates. In a block, modules that mix positions are ``attn`` (attention,
+    recurrent layers and convolutions), and all others are ``ffn``.
 
     Args:
         segments: the parts of the module's name between dots.
-        shape: of the tensor.
-        is_parameter: whether the tensor is no ``weight`` or ``bias`` of a module, but a parameter of its own.
+        shape: the shape of the tensor.
+        is_parameter: whether the tensor is a parameter of its own, not the ``weight`` or ``bias`` of a module.
     """
     parts = [part for part in segments if not _NUMBER.fullmatch(part)]
     if not parts or any(_OTHER_SENSES.search(part) for part in parts):
@@ -81,7 +81,7 @@ def by_name(segments: Sequence[str], shape: Sequence[int], *, is_parameter: bool
     block = next((at for at in range(1, len(segments)) if _is_block(segments, at)), None)
     if block is None:
         return _outside(parts, shape, is_parameter)
-    # the name of the list counts: XLM has attentions.0 and ffns.0
+    # the name of the list is included: XLM has attentions.0 and ffns.0
     inner = [part for part in segments[block - 1 :] if not _NUMBER.fullmatch(part)]
     return _inside(inner, shape, is_parameter)
 
@@ -106,7 +106,7 @@ def _outside(parts: Sequence[str], shape: Sequence[int], is_parameter: bool) -> 
 def _inside(parts: Sequence[str], shape: Sequence[int], is_parameter: bool) -> tuple[Family, Role]:
     last = parts[-1]
     if last == "linear" and len(parts) > 1:
-        last = parts[-2]  # a layer that clips or adds a short convolution around its matrix
+        last = parts[-2]  # a wrapper around the matrix that clips or adds a short convolution
     in_attention = any(_ATTENTION.search(part) and not _NORM.search(part) for part in parts)
     if "router" in parts or (not in_attention and any(_ROUTER.search(part) for part in parts)):
         return "router", ""

@@ -1,4 +1,4 @@
-"""Checkpoint folders read without PyTorch: the config and what every tensor is, from the headers of its files.
+"""Reads checkpoint folders without PyTorch: the config, and the facts of every tensor from the headers of the files.
 
 Example::
 
@@ -6,7 +6,7 @@ Example::
     files.entries["lm_head.weight"]  # TensorEntry(shard="model-00002-of-00002.safetensors", dtype="BF16", …)
     files.total_parameters           # 7241732096
 
-A header is foreign input: its size is bounded, it is read strictly, and its tensors must fill the file exactly,
+A header is untrusted input: its size is limited, it is read strictly, and its tensors must fill the file exactly,
 without gaps or overlaps (the safetensors format, https://github.com/huggingface/safetensors#format).
 """
 
@@ -31,7 +31,7 @@ MAX_HEADER_BYTES = 100_000_000
 # The largest config.json on the hub is below 1 MB.
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
 LENGTH_BYTES = 8
-# No weight of a transformer has more; the names of tensors in messages are cut, as foreign text.
+# No weight of a transformer has more dimensions. Tensor names in messages are untrusted text, and cut to this length.
 MAX_DIMENSIONS = 8
 SHOWN_CHARACTERS = 200
 
@@ -41,7 +41,7 @@ _BUFFERS = re.compile(
     r"|layers\.\d+\.attention\.(?:bias|masked_bias)|embeddings\.position_ids)$"
 )
 
-# Bytes an element; the sub-byte types of the format hold no weights that can be edited.
+# Bytes per element; the format's sub-byte dtypes are used for no weights that can be edited.
 ITEM_BYTES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
@@ -50,7 +50,7 @@ ITEM_BYTES: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor of a checkpoint, as its shard's header has it; ``size_bytes`` is the size of its data."""
+    """A tensor of a checkpoint, from its shard's header; ``size_bytes`` is the size of its data."""
 
     name: str
     shard: str
@@ -65,7 +65,7 @@ class TensorEntry:
 
     @property
     def is_float(self) -> bool:
-        """Return whether the stored type is a float, of any width."""
+        """Return whether the stored dtype is a float of any width."""
         return self.dtype.startswith(("F", "BF"))
 
 
@@ -83,24 +83,24 @@ class CheckpointFiles:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor name to shape."""
+        """The shape of each tensor, by name."""
         return {name: entry.shape for name, entry in self.entries.items()}
 
     @cached_property
     def modules(self) -> dict[str, Module]:
-        """Tensor name to the module it belongs to."""
+        """The module of each tensor, by tensor name."""
         return {name: classify(self.model_type, name, entry.shape) for name, entry in self.entries.items()}
 
     @property
     def total_parameters(self) -> int:
-        """Elements of all stored floating-point tensors; a tied head that is not stored does not count twice."""
+        """The elements of all stored floating-point tensors; a tied head that is not stored does not count."""
         return sum(entry.elements for entry in self.entries.values() if entry.is_float)
 
     @property
     def tied(self) -> bool:
         """Whether the config ties the output head to the input embedding.
 
-        Where the config is silent and no table knows its default, a head that is not stored is the embedding.
+        If neither the config nor a table says so, a head that is not stored counts as tied.
         """
         inner = self.config.get("text_config")
         stated = self.config.get("tie_word_embeddings")
@@ -113,14 +113,14 @@ class CheckpointFiles:
         return bool(self.with_role("tokens")) and not self.with_role("head")
 
     def with_role(self, role: Role) -> tuple[str, ...]:
-        """Return the names of the tensors (weights and biases) of the modules with that role, sorted."""
+        """Return the names of the tensors (weights and biases) of modules with a role, sorted."""
         return tuple(sorted(name for name, module in self.modules.items() if module.role == role))
 
 
 def read_checkpoint(folder: Path) -> CheckpointFiles:
-    """Return what a checkpoint holds, from its config and the headers of its shards.
+    """Return the content of a checkpoint, from its config and the headers of its shards.
 
-    Buffers that older libraries stored, and that every library now computes, are no weights and left out.
+    Buffers that older libraries stored, and that all libraries now compute, are not weights and are left out.
 
     Raises:
         CheckpointError: when a file is missing, malformed or truncated, or a tensor is in two shards.
@@ -146,7 +146,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return ``config.json``, an object with a ``model_type``.
 
     Raises:
-        CheckpointError: when it is missing or is not that.
+        CheckpointError: when it is missing or is not such an object.
     """
     path = folder / CONFIG_FILE
     try:
@@ -163,7 +163,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def stored_item_bytes(config: Mapping[str, Any]) -> int:
-    """Return the bytes of one weight of the type in a config; float32 if it names none, as in transformers."""
+    """Return the bytes per weight for the dtype in a config; float32 if it names none, as in transformers."""
     name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}.get(name, 1 if name.startswith("float8") else 4)
 

@@ -1,4 +1,4 @@
-"""Whether a model can be scored on windows of text, by its ``config.json`` alone; PyTorch is not imported.
+"""Checks from ``config.json`` whether a model can be scored on windows of text; PyTorch is not imported.
 
 Example::
 
@@ -15,7 +15,7 @@ from invarlock.checkpoints.safetensors_files import read_config
 from invarlock.errors import CheckpointError, UsageError
 from invarlock.problems import Code
 
-# What families call the number of positions. BLOOM and MPT have none of them: ALiBi has no bound.
+# Names of the number of positions in different families. BLOOM and MPT have none: ALiBi has no limit.
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
 
 
@@ -24,7 +24,7 @@ def check_scorable(folder: Path, seq_len: int) -> None:
 
     Raises:
         CheckpointError: when its config cannot be read, or it is another kind of model.
-        UsageError: when a window is longer than the model's positions.
+        UsageError: when a window is longer than the model's context.
     """
     config = read_config(folder)
     architectures = config.get("architectures")
@@ -45,9 +45,9 @@ def check_scorable(folder: Path, seq_len: int) -> None:
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:
-    """Return the longest input that a model was made for, None if its config sets no bound.
+    """Return the longest input that a model was made for; None if its config states no limit.
 
-    A config that extends rotary positions counts as extended.
+    If the config extends rotary positions, the extended length counts.
     """
     inner = config.get("text_config")
     config = {**config, **inner} if isinstance(inner, dict) else config

@@ -2,7 +2,7 @@
 
 Changing a snapshot does not change its source: files are cloned if the file system supports it (copy on write), and
 copied otherwise. They are never hard links: subjects share files with their snapshot, so editing a kept subject in
-place would change the hub's cache. Only a snapshot made with links points into its source.
+place would change the hub's cache. Only a snapshot made of links points to its source.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ def make_snapshot(
     storage: Storage = "snapshot_copy",
     code: Mapping[str, str] | None = None,
 ) -> str:
-    """Make a checkpoint's snapshot in ``target``, whole or not at all, and return its digest.
+    """Make a checkpoint's snapshot in ``target``, completely or not at all, and return its digest.
 
-    The digest is taken over the bytes as they are copied, or where they are linked to. A target that holds these bytes
-    already is left as it is.
+    The digest covers the bytes that are copied, or those that the links point to. A target that already has these bytes
+    is not changed.
 
     Args:
         model_folder: weights, config and, unless ``tokenizer_folder`` is given, tokenizer files.
-        tokenizer_folder: where the tokenizer files come from instead.
+        tokenizer_folder: the folder of the tokenizer files, if not ``model_folder``.
         target: the folder to make.
-        expected_digest: ``sha256:<hex>``, the pin; None if it has no pin yet.
-        code: files of code that the model may bring, sha256 by name; they are copied, and no part of the digest.
+        expected_digest: the pinned digest ``sha256:<hex>``; None if there is no pin yet.
+        code: the model's own code files, sha256 by name; they are copied but not part of the digest.
         storage: ``snapshot_copy``, or ``snapshot_symlink`` for links to the source's files.
 
     Raises:
-        CheckpointError: when the source is no whole checkpoint, or its digest or that of a target already there is
+        CheckpointError: when the source is not a complete checkpoint, or its digest or that of an existing target is
             not the expected one.
     """
     if target.is_dir() and expected_digest is not None:
@@ -70,7 +70,7 @@ def snapshot_sources(model_folder: Path, tokenizer_folder: Path | None) -> dict[
     """Return the files of a snapshot, by name.
 
     Raises:
-        CheckpointError: when the model is no whole checkpoint, or there is no tokenizer.
+        CheckpointError: when the model is not a complete checkpoint, or there is no tokenizer.
     """
     sources = {name: model_folder / name for name in checkpoint_files(model_folder)}
     if tokenizer_folder is None:

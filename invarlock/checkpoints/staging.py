@@ -1,4 +1,4 @@
-"""Making checkpoint folders that appear whole or not at all.
+"""Makes checkpoint folders that appear completely or not at all.
 
 Example::
 
@@ -6,8 +6,8 @@ Example::
         link_or_copy(source / "tokenizer.json", folders[target] / "tokenizer.json")
     # target is there now; had anything failed, nothing would be
 
-A folder is filled as a hidden sibling, made durable and renamed. A process that is killed leaves the hidden sibling,
-which the next one removes, and no target.
+A folder is filled under a hidden name in the same parent folder, flushed to disk, and renamed. A killed process leaves
+no target, only the hidden folder, which the next process removes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from invarlock.jsonio import sync_folder
 from invarlock.staging import staging_folder
 
 COPY_CHUNK_BYTES = 4 * 1024 * 1024
-# linux/fs.h: _IOW(0x94, 9, int)
+# _IOW(0x94, 9, int) from linux/fs.h
 FICLONE = 0x40049409
 
 
@@ -35,10 +35,10 @@ FICLONE = 0x40049409
 def staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
     """Yield a staging folder for each target; rename all into place when the block ends without an error.
 
-    A target that the block takes out of the dictionary is left out.
+    A target that the block removes from the dictionary is left out.
 
     Raises:
-        CheckpointError: when a target is there already, or the disk refuses.
+        CheckpointError: when a target exists, or the disk fails.
     """
     for target in targets:
         if os.path.lexists(target):
@@ -63,7 +63,7 @@ def staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` a hard link to the file ``source`` (behind symbolic links too), or a durable copy of it.
+    """Make ``target`` a hard link to the file ``source`` (symbolic links are resolved), or a durable copy of it.
 
     To change such a file later, write a new one: a link shares the bytes of its source.
     """
@@ -71,12 +71,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(real)
     except OSError:
-        # Another file system, one without links, or a file of another user: all of them can be copied.
+        # another file system, one without hard links, or another user's file: copying works in all these cases
         copy_and_digest(real, target)
 
 
 def clone_and_digest(source: Path, target: Path) -> str:
-    """Clone a file where the filesystem shares blocks until one of them is written (Btrfs, XFS), copy it elsewhere.
+    """Clone a file if the file system can share blocks until one of them is written (Btrfs, XFS), else copy it.
 
     Returns the sha256 of the new file's bytes, 64 hex digits.
     """
@@ -91,18 +91,18 @@ def clone_and_digest(source: Path, target: Path) -> str:
 
 
 def clone_into(source: Path, writer: BinaryIO) -> bool:
-    """Make an empty file share the blocks of ``source``; return False where the filesystem does not share blocks."""
+    """Make an empty file share the blocks of ``source``; return False if the file system does not support it."""
     with source.open("rb") as reader:
         try:
             fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
         except OSError:
-            # another filesystem, or one that does not clone
+            # another file system, or one that cannot clone
             return False
     return True
 
 
 def copy_and_digest(source: Path, target: Path) -> str:
-    """Copy a file durably and return the sha256 of the bytes written, 64 hex digits."""
+    """Copy a file, flush it to disk, and return the sha256 of the bytes written, 64 hex digits."""
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("xb") as writer:
         while chunk := reader.read(COPY_CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""How the weights of a checkpoint are stored, by its small files and headers; PyTorch is not imported.
+"""Finds how the weights of a checkpoint are stored, from its small files and headers; PyTorch is not imported.
 
 Example::
 
@@ -6,8 +6,8 @@ Example::
     check_dense(Path("mistral-7b"))             # CheckpointFiles: bfloat16
     open_checkpoint(Path("mistral-7b-hqq"))     # CheckpointError: … stored as HQQ, usually by hqq …
 
-Guards and metrics read numbers. The codes of a packed checkpoint are not its numbers, so a format without a reader is
-refused by name; it never becomes a verdict.
+Guards and metrics need the values of weights, and the codes of a packed checkpoint are not values. A format without a
+reader is therefore refused by name, and never leads to a verdict.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from invarlock.errors import CheckpointError
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-# Kinds of tensors that stand next to packed weights, and the format that has them, by the end of their names.
+# Name endings of tensors that accompany packed weights, and the format of each.
 PACKED_ENDINGS: Mapping[str, str] = {
     "qweight": "gptq", "qzeros": "gptq", "g_idx": "gptq", "weight_packed": "compressed-tensors",
     "weight_scale_inv": "fp8", "weight_scale_2": "modelopt", "weight_scale": "compressed-tensors",
     "weight_zero_point": "compressed-tensors", "SCB": "bitsandbytes", "quant_map": "bitsandbytes",
     "absmax": "bitsandbytes", "weight_blocks": "mxfp4", "W_q": "hqq", "_data": "quanto", "_scale": "quanto",
 }  # fmt: skip
-# What stands next to a float8 weight under names that mean something else in models that are not packed.
+# Names of tensors that accompany float8 weights; in models that are not packed, they mean something else.
 SCALES = ("scale", "scales", "weight_scales", "scale_inv")
 SIZES = ("vocab_size", "hidden_size", "n_embd", "intermediate_size", "head_dim")
 HEADS = ("num_attention_heads", "num_key_value_heads", "n_head")
@@ -46,13 +46,13 @@ WRAPPERS: Mapping[str, str] = {"_orig_mod.": "torch.compile", "module.": "Distri
 
 @dataclass(frozen=True)
 class StorageFormat:
-    """A way to store weights: what people call it, and the tools that usually write it."""
+    """A way to store weights: its common name, and the tools that usually write it."""
 
     name: str
     tools: str
 
 
-# By quant_method, as transformers names it in quantization_config.
+# Formats by quant_method, under transformers' names in quantization_config.
 KNOWN: Mapping[str, StorageFormat] = {
     "compressed-tensors": StorageFormat("compressed-tensors", "llm-compressor"),
     "fp8": StorageFormat("block FP8", "DeepSeek, Qwen and transformers"),
@@ -76,16 +76,16 @@ KNOWN: Mapping[str, StorageFormat] = {
 
 
 def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
-    """Return the reader of a checkpoint, chosen by its small files and headers; no weight is read.
+    """Return the reader of a checkpoint, chosen by its small files and headers; no weights are read.
 
     Args:
         folder: the checkpoint.
-        base: the baseline, for what is stored as a change of it; tensors get its names where a prefix is all that
-            differs.
+        base: the baseline, for formats that store changes of it. If the tensor names differ from the baseline's only by
+            a prefix, the baseline's names are used.
 
     Raises:
-        CheckpointError: when no format reads it, or it is no whole checkpoint; the message names the format, who
-            usually writes it, and what to do.
+        CheckpointError: when no format matches, or the checkpoint is not complete; the message says which format it is,
+            which tool usually writes it, and what to do.
     """
     _refuse_adapters_of_models(folder)
     _refuse_other_files(folder)
@@ -104,10 +104,10 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
 
 
 def check_dense(folder: Path) -> CheckpointFiles:
-    """Return what a checkpoint holds where its stored weights are its numbers.
+    """Return the content of a checkpoint whose stored tensors are the weights themselves.
 
     Raises:
-        CheckpointError: as ``open_checkpoint``, and when it is packed.
+        CheckpointError: as ``open_checkpoint``, and when the checkpoint is packed.
     """
     checkpoint = open_checkpoint(folder)
     storage = checkpoint.storage()
@@ -121,7 +121,7 @@ def check_dense(folder: Path) -> CheckpointFiles:
 
 
 def _refuse_packed_stacks(form: Format, source: CheckpointFolder) -> None:
-    """Refuse experts that are stored as one packed tensor of three dimensions, which no reader unpacks."""
+    """Refuse experts that are stored as one packed three-dimensional tensor, which no reader unpacks."""
     for name, entry in source.files.entries.items():
         if len(entry.shape) == 3 and not entry.dtype.startswith(("BF16", "F16", "F32", "F64")):
             raise unreadable(source.path, form, f"its experts are one packed stack, such as {name[:120]}")
@@ -145,7 +145,7 @@ def _refuse_adapters(folder: Path) -> None:
 
 
 def _refuse_other_files(folder: Path) -> None:
-    """Refuse configs that make the loading library read other files than those that are digested and guarded."""
+    """Refuse configs that make transformers load other files than those that are digested and guarded."""
     config = read_document(folder / CONFIG_FILE)
     weights = config.get("transformers_weights")
     if weights not in (None, SINGLE_FILE if (folder / SINGLE_FILE).is_file() else INDEX_FILE):
@@ -165,7 +165,7 @@ def _reads_another(path: Path, key: str, value: object) -> CheckpointError:
 
 
 def _refuse_quantised(source: CheckpointFolder) -> None:
-    """Refuse a folder whose config, or a file of a quantiser's, says that its weights are packed."""
+    """Refuse a folder whose config, or a quantiser's own file, says that its weights are packed."""
     method, _, where = find_quantisation(source.path)
     if method is not None:
         raise _refused(
@@ -186,7 +186,7 @@ def _refuse_packed_tensors(folder: Path, entries: Mapping[str, TensorEntry]) -> 
 
 
 def _refuse_wrappers(folder: Path, names: Iterable[str]) -> None:
-    """Refuse tensors named by a wrapper of the model: the loading library would not find them."""
+    """Refuse tensor names with a wrapper's prefix, because transformers would not find them."""
     for name in names:
         wrapper = next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None)
         if wrapper is not None:
@@ -203,10 +203,10 @@ def _refused(folder: Path, method: str, why: str) -> CheckpointError:
 
 
 def _check_sizes(folder: Path, files: CheckpointFiles) -> None:
-    """Refuse a config that claims more than its files can hold: a model of that size would be built first.
+    """Refuse a config with sizes that its files cannot have, because a model of those sizes would be built first.
 
     Raises:
-        CheckpointError: naming the field.
+        CheckpointError: names the field.
     """
     inner = files.config.get("text_config")
     config = {**files.config, **inner} if isinstance(inner, dict) else files.config
@@ -223,7 +223,7 @@ def _check_sizes(folder: Path, files: CheckpointFiles) -> None:
     for key in (*SIZES, *HEADS):
         value = config.get(key)
         values = value if isinstance(value, list) else [value]
-        # no tensor of the files has room for more
+        # no tensor in the files can be larger
         if value is not None and not all(type(one) is int and 0 < one <= elements for one in values):
             raise CheckpointError(
                 f"{folder / CONFIG_FILE}: {key} is {str(value)[:40]}, and the largest tensor has {elements} elements; "

@@ -1,4 +1,4 @@
-"""Reading how a user's subject was made, from the files of its folder; PyTorch is not imported.
+"""Finds out how a user's subject was made, from the files in its folder; PyTorch is not imported.
 
 Example::
 
@@ -23,34 +23,34 @@ METADATA_NAME = "edit_metadata.json"
 
 
 def read_subject_edit(folder: Path, given: str | None) -> SubjectEdit:
-    """Return what a subject's edit is called, from the first source that names it.
+    """Return the label of a subject's edit, from the first source that has one.
 
-    The sources are the user's own word, the subject's ``edit_metadata.json``, its quantisation config, and its path.
+    The sources are the user's label, the subject's ``edit_metadata.json``, its quantisation config, and its path.
 
     Args:
-        folder: of the subject.
-        given: what the user calls the edit, None if they do not.
+        folder: the subject's folder.
+        given: the user's label for the edit, or None.
 
     Raises:
         DocumentError: when ``edit_metadata.json`` is malformed.
-        CheckpointError: when a config is.
+        CheckpointError: when a config is malformed.
     """
     if given is not None:
         return SubjectEdit(given, "given")
     described = _described(folder / METADATA_NAME)
     if described is not None:
         return described
-    # such as intel/auto-round
+    # a method may have a prefix, such as intel/auto-round
     method = (find_quantisation(folder)[0] or "").rpartition("/")[2]
     if is_label(method):
         return SubjectEdit(method, "quantization_config")
-    # a link's own name counts, and "gptq/.." is not called gptq
+    # a symbolic link's own name counts; a path such as "gptq/.." must not be labelled gptq
     label = label_in_path(folder.resolve() if ".." in folder.parts else folder.absolute())
     return SubjectEdit() if label is None else SubjectEdit(label, "inferred")
 
 
 def _described(path: Path) -> SubjectEdit | None:
-    """Return what an ``edit_metadata.json`` says; None if the file does not exist or names no edit."""
+    """Return the edit in an ``edit_metadata.json``; None if the file does not exist or names no edit."""
     if not path.is_file():
         return None
     document = read_json(path)
@@ -64,7 +64,7 @@ def _described(path: Path) -> SubjectEdit | None:
 
 
 def _spec(document: Mapping[str, Any]) -> EditSpec | None:
-    """Return the edit that a document describes, None if it describes none of InvarLock's."""
+    """Return the edit that a document describes; None if it is not one of InvarLock's."""
     name = next((known for known in EDIT_NAMES if known == document["edit_type"]), None)
     if name is None:
         return None

@@ -4,9 +4,9 @@ Example::
 
     EDIT = Edit("quant_rtn", (Parameter("bits", whole_number("bits", 2, 8), ...), ...), ..., apply=...)
 
-An edit is one module of this folder and one line of ``EDITS``. Specs are also parsed without PyTorch, so a module
-imports it inside the functions that compute, not at the top. An edit of the whole model has no scope; it calls
-``Weights`` to move numbers between matrices.
+An edit is one module of this folder and one line of ``EDITS``. Specs are also parsed where PyTorch is not installed, so
+a module imports PyTorch inside the functions that compute, not at the top. An edit of the whole model has no scope; it
+calls ``Weights`` to move factors and rotations between matrices.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Features:
-    """Features that one part of a model gives and others read: ``name`` of that part, and how many there are."""
+    """The output features of one part of a model, which other parts read: the part's ``name``, and their ``count``."""
 
     name: str
     count: int
 
 
 class Weights(Protocol):
-    """The weights of a model, in which numbers are moved from one matrix to another and its function stays."""
+    """The weights of a model, with operations that change several matrices and preserve the model's function."""
 
     @property
     def residual(self) -> Features:
@@ -60,13 +60,13 @@ class Weights(Protocol):
 
     @property
     def scalable(self) -> Sequence[Features]:
-        """What norms in blocks, value projections and up projections give, where a scale of it can be undone."""
+        """The outputs of norms in blocks, value projections and up projections, if scales of them can be undone."""
 
     def scale(self, features: Features, factors: torch.Tensor) -> None:
-        """Multiply the matrices that read features by positive factors, and divide what gives them."""
+        """Multiply the matrices that read the features by positive factors, and divide the part that produces them."""
 
     def fold_norms(self) -> None:
-        """Multiply the weight of every norm into the matrices that read it.
+        """Multiply every matrix that reads a norm by the norm's weight.
 
         Raises:
             EditError: when a norm has a bias.
@@ -85,9 +85,9 @@ class Packing:
     """A packed way to store matrices of attention and FFN.
 
     Attributes:
-        parts: returns the stored type and shape of each part, by the end of its name, of a matrix of a shape.
-        pack: returns the parts of a matrix (out, in) that is stored in a type.
-        config: returns ``quantization_config``, given the modules that are left as they were.
+        parts: returns the stored dtype and shape of each part of a matrix, by name suffix, given the matrix's shape.
+        pack: returns the parts of a matrix (out, in) that has its stored dtype.
+        config: returns ``quantization_config``, given the modules that stay dense.
     """
 
     parts: Callable[[tuple[int, int], str, Parameters], Mapping[str, tuple[str, tuple[int, ...]]]]
@@ -102,17 +102,17 @@ class Edit:
     Attributes:
         name: the first field of its specs.
         parameters: the following fields in order; the scope is last.
-        syntax: its spec for people, such as ``lowrank_svd:<rank>:<scope>``.
+        syntax: the form of its specs for people, such as ``lowrank_svd:<rank>:<scope>``.
         apply: returns the edited matrix, shape (out, in), in its own dtype.
         storage_format: how its subjects are stored, for ``edit_metadata.json``.
         semantics: what it does, for ``edit_metadata.json``.
         ladder: returns the parameters that the tuner tries, from mild to strong, given the smallest side of the
             matrices in scope; None if the edit is not tuned.
         tunes_one_block: whether the tuner edits a single block unless a scope is given.
-        takes_weights: whether it changes anything.
-        family_scope: the module families allowed in its scope; none of an edit of the whole model.
-        move: moves numbers between matrices of the whole model, before ``apply`` gets those of attention and FFN.
-        packing: how its matrices are stored; None if they stay dense. Its edits take the whole model.
+        takes_weights: whether it changes any weights.
+        family_scope: the module families allowed in its scope; empty for an edit of the whole model.
+        move: moves factors or rotations between matrices of the whole model, before ``apply`` edits attention and FFN.
+        packing: how its matrices are packed; None if they stay dense. An edit with packing changes the whole model.
         touches: the families of tensors that an edit of the whole model may change.
     """
 

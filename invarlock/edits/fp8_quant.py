@@ -10,7 +10,7 @@ from invarlock.edits.rows import by_rows
 if TYPE_CHECKING:
     import torch
 
-# The formats, mild to strong, with the names of their types in PyTorch.
+# The formats from mild to strong, with their dtype names in PyTorch.
 FORMATS = {"e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2"}
 
 
@@ -25,9 +25,9 @@ def quantize_fp8(weight: torch.Tensor, fp8_format: str) -> torch.Tensor:
         fp8_format: ``e4m3`` or ``e5m2``.
 
     Raises:
-        ValueError: when the format is unknown or ``weight`` is no matrix.
+        ValueError: when the format is unknown or ``weight`` is not a matrix.
     """
-    # imported here: specs are read where PyTorch is not installed
+    # imported here because specs are also read where PyTorch is not installed
     import torch
 
     if fp8_format not in FORMATS:

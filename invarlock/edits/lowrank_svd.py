@@ -9,7 +9,7 @@ from invarlock.edits.edit import Edit, Parameter, Parameters, at_least, whole_nu
 if TYPE_CHECKING:
     import torch
 
-# Up to this smaller side a full SVD takes about a second; beyond, the randomised method is far cheaper.
+# Up to this length of the smaller side, a full SVD takes about a second; beyond, the randomised method is far cheaper.
 FULL_SVD_MAX_SIDE = 1024
 OVERSAMPLING = 32
 POWER_ITERATIONS = 6
@@ -21,18 +21,18 @@ LADDER_STEPS = 32
 def approximate_lowrank(weight: torch.Tensor, rank: int) -> torch.Tensor:
     """Return the best rank-``rank`` approximation in the Frobenius norm, in the weight's own dtype.
 
-    Small matrices by full SVD (Eckart and Young 1936), large ones by a seeded randomised range finder with
-    oversampling and power iterations (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1). A matrix whose
-    smaller side is at most ``rank`` comes back as it is.
+    Small matrices use a full SVD (Eckart and Young 1936), large ones a seeded randomised range finder with oversampling
+    and power iterations (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1). A matrix whose smaller side is at
+    most ``rank`` is returned unchanged.
 
     Args:
         weight: matrix, shape (out, in).
         rank: at least 1.
 
     Raises:
-        ValueError: when ``rank`` is below 1 or ``weight`` is no matrix.
+        ValueError: when ``rank`` is below 1 or ``weight`` is not a matrix.
     """
-    # imported here: specs are read where PyTorch is not installed
+    # imported here because specs are also read where PyTorch is not installed
     import torch
 
     if rank < 1:

@@ -12,9 +12,9 @@ from invarlock.problems import Code
 if TYPE_CHECKING:
     import torch
 
-# Ties are counted in pieces that stay in a core's cache.
+# Ties are counted in pieces that fit in a core's cache.
 PIECE_ELEMENTS = 256 * 1024
-# What the tuner tries.
+# The fractions that the tuner tries.
 LADDER_STEP, LADDER_STEPS = 0.02, 40
 
 
@@ -28,9 +28,9 @@ def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
         fraction: at least 0 and below 1.
 
     Raises:
-        ValueError: when ``fraction`` is out of range or ``weight`` is no matrix.
+        ValueError: when ``fraction`` is out of range or ``weight`` is not a matrix.
     """
-    # imported here: specs are read where PyTorch is not installed
+    # imported here because specs are also read where PyTorch is not installed
     import torch
 
     if not 0 <= fraction < 1:
@@ -45,7 +45,7 @@ def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
     threshold, below = _order_statistic(order, count)
     end = _end_of_ties(order, threshold, count - below)
     pruned = flat.clone()
-    # integer products with a mask take a third of the time of an assignment under it
+    # multiplying integers by a mask takes a third of the time of a masked assignment
     bits = pruned.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[pruned.element_size()])
     bits[:end].mul_(order[:end] > threshold)
     bits[end:].mul_(order[end:] >= threshold)
@@ -53,7 +53,7 @@ def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
 
 
 def _end_of_ties(order: torch.Tensor, threshold: int, ties: int) -> int:
-    """Return the index after the first ``ties`` elements that equal ``threshold``; there are as many."""
+    """Return the index after the first ``ties`` elements that equal ``threshold``; at least that many must exist."""
     import torch  # here, as above
 
     start = 0
@@ -68,9 +68,9 @@ def _end_of_ties(order: torch.Tensor, threshold: int, ties: int) -> int:
 
 
 def _magnitude_order(flat: torch.Tensor) -> torch.Tensor:
-    """Return integers that order elements as their magnitudes do: the bits of a float without its sign.
+    """Return integers in the order of the elements' magnitudes: the bits of each float without its sign.
 
-    float16 and bfloat16 give int16, every other dtype is taken as float32 and gives int32.
+    float16 and bfloat16 give int16; every other dtype is converted to float32 and gives int32.
     """
     import torch  # here, as above
 
@@ -82,7 +82,7 @@ def _magnitude_order(flat: torch.Tensor) -> torch.Tensor:
 def _order_statistic(order: torch.Tensor, count: int) -> tuple[int, int]:
     """Return the ``count``-th smallest of non-negative integers, and how many are below it.
 
-    By counting, 16 bits at a time from the top: one or two passes over the data, where a selection needs many.
+    Counts by 16 bits at a time, highest bits first. This takes one or two passes over the data; a selection takes many.
     """
     import torch  # here, as above
 

@@ -1,7 +1,7 @@
-"""Symmetric round-to-nearest quantisation, stored packed as llm-compressor stores W4A16 and W8A16.
+"""Symmetric round-to-nearest quantisation, packed in the W4A16 and W8A16 layout of llm-compressor.
 
-Source: compressed-tensors 0.20, ``pack-quantized``: codes plus half their range in words of 32 bits, the first in the
-lowest bits; one scale a group in the type of the weights; the shape of the matrix.
+Source: compressed-tensors 0.20, ``pack-quantized``: codes plus half their range in 32-bit words, the first code in the
+lowest bits; one scale per group in the dtype of the weights; the shape of the matrix.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def _parts(shape: tuple[int, int], dtype: str, parameters: Parameters) -> dict[s
 
 
 def pack_matrix(weight: torch.Tensor, parameters: Parameters) -> dict[str, torch.Tensor]:
-    """Return the codes, scales and shape of a matrix (out, in), scales in its own dtype.
+    """Return the codes, scales and shape of a matrix (out, in); the scales have the matrix's dtype.
 
-    With s = max|w| / (2^(bits-1) - 1) over a group, rounded to the stored type, a code is round(w / s), half to even.
+    With s = max|w| / (2^(bits-1) - 1) over a group, rounded to the stored dtype, a code is round(w / s), half to even.
     """
-    # imported here: specs are read where PyTorch is not installed
+    # imported here because specs are also read where PyTorch is not installed
     import torch
 
     bits, group = int(parameters["bits"]), int(parameters["group_size"])
@@ -42,14 +42,14 @@ def pack_matrix(weight: torch.Tensor, parameters: Parameters) -> dict[str, torch
     largest = 2 ** (bits - 1) - 1
     grouped = torch.nn.functional.pad(weight.float(), (0, -columns % group)).view(rows, -1, group)
     scale = (grouped.abs().amax(dim=2) / largest).to(weight.dtype)
-    # a group of zeros may have any scale but 0, which would be a defect
+    # a group of zeros may have any scale except 0, which would be a defect
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     codes = (grouped / scale.float()[:, :, None]).round().clamp(-largest - 1, largest).flatten(1)[:, :columns]
     return {CODES: pack_codes(codes.long() + largest + 1, bits), SCALE: scale, SHAPE: torch.tensor([rows, columns])}
 
 
 def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return codes of 0 to 2^bits - 1, shape (out, in), in words of 32 bits, int32."""
+    """Return codes from 0 to 2^bits - 1, shape (out, in), packed into 32-bit words, int32."""
     import torch  # here, as above
 
     each = WORD_BITS // bits

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 MIN_BITS, MAX_BITS = 2, 8
-# What the tuner tries: bits and group size, from mild to strong.
+# The pairs of bits and group size that the tuner tries, from mild to strong.
 LADDER: tuple[tuple[int, int], ...] = (
     (8, 128), (7, 128), (6, 128), (5, 128), (4, 32), (4, 64), (4, 128), (3, 32), (3, 64), (3, 128), (2, 32), (2, 128),
 )  # fmt: skip
@@ -26,12 +26,12 @@ def quantize_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tens
     Args:
         weight: matrix, shape (out, in).
         bits: 2 to 8.
-        group_size: inputs a group, at least 1.
+        group_size: inputs per group, at least 1.
 
     Raises:
-        ValueError: when ``bits`` or ``group_size`` is out of range, or ``weight`` is no matrix.
+        ValueError: when ``bits`` or ``group_size`` is out of range, or ``weight`` is not a matrix.
     """
-    # imported here: specs are read where PyTorch is not installed
+    # imported here because specs are also read where PyTorch is not installed
     import torch
 
     if not MIN_BITS <= bits <= MAX_BITS:
@@ -47,7 +47,7 @@ def quantize_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tens
     grouped = padded.view(rows, -1, group_size)  # (out, groups, group)
     largest = 2 ** (bits - 1) - 1
     scale = grouped.abs().amax(dim=2, keepdim=True) / largest  # (out, groups, 1)
-    # A group of zeros has scale 0, and one of subnormal numbers may round to it: dividing by 1 keeps both zero.
+    # A group of zeros has scale 0, and so may a group of subnormal numbers: dividing by 1 turns both into zeros.
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
     grouped.div_(divisor).round_().clamp_(-largest - 1, largest).mul_(scale)
     return padded[:, :inputs].to(weight.dtype)

@@ -1,7 +1,7 @@
-"""A rotated residual stream, as QuaRot and SpinQuant make it, and rounding to nearest after it.
+"""Rotates the residual stream, as QuaRot and SpinQuant do, and then rounds to nearest.
 
 Norms are folded into the matrices that read them, and the residual stream is rotated by a random orthogonal matrix
-(Ashkboos et al. 2024, Liu et al. 2024). Those tools take a Hadamard matrix, which is fast to apply, or a learned one.
+(Ashkboos et al. 2024, Liu et al. 2024). Those tools use a Hadamard matrix, which is fast to apply, or a learned one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from invarlock.edits.quant_rtn import GRID, round_matrix
 
 
 def _rotate(weights: Weights) -> None:
-    # imported here: specs are read where PyTorch is not installed
+    # imported here because specs are also read where PyTorch is not installed
     import torch
 
     generator = torch.Generator().manual_seed(0)

@@ -1,8 +1,8 @@
-"""Scales moved between matrices, as AWQ and SmoothQuant move them, and rounding to nearest after it.
+"""Moves scales between matrices, as AWQ and SmoothQuant do, and then rounds to nearest.
 
-What a norm, a value projection or an up projection gives is divided by a factor of each feature, and the matrices that
-read it are multiplied by it (Lin et al. 2023, Xiao et al. 2022). Those tools choose factors by the activations of their
-calibration text; these are drawn, from e^-0.6 to e^0.6, as no text is at hand.
+The outputs of a norm, a value projection or an up projection are divided by a factor per feature, and the matrices that
+read them are multiplied by it (Lin et al. 2023, Xiao et al. 2022). Those tools choose the factors by the activations of
+a calibration text. Without such a text, these factors are random, from e^-0.6 to e^0.6.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SPREAD = 0.6
 
 
 def _smooth(weights: Weights) -> None:
-    # imported here: specs are read where PyTorch is not installed
+    # imported here because specs are also read where PyTorch is not installed
     import torch
 
     for seed, features in enumerate(weights.scalable):

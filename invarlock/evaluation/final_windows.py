@@ -83,7 +83,6 @@ def measure_final(  # noqa: PLR0913  # the last is optional
             losses += score_blocks(model, rest, size, room_bytes, observer, len(losses)).losses
         scores = Scores(tuple(losses), batch_size)
         # measurements of a batch that was halved do not cover whole chunks
-
         observed = activations if at_once == CHUNK_WINDOWS else None
     if observed is not None:
         chunks = -(-REPORT_WINDOWS // CHUNK_WINDOWS)

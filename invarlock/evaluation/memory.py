@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 FLOAT32_BYTES = 4
-# The option of glibc's mallopt with this number is from its malloc.h.
+# The number of mallopt's option, from glibc's malloc.h.
 M_ARENA_MAX = -8
 # How many tensors of the hidden size, and of the FFN's inner size, one block has in memory at once.
 HIDDEN_TENSORS = 8

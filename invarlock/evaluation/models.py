@@ -277,10 +277,8 @@ def spread_over(config: PreTrainedConfig, rooms: Sequence[tuple[int, int]], trus
 
     Raises:
         torch.OutOfMemoryError: when the model does not fit on them.
-    =281
-    # imported here because it takes a second and few models are spread; the package has no types
     """
-    # imported here: it takes a second, and few models are spread; it has no types
+    # imported here because it takes a second and few models are spread; the package has no types
     accelerate: Any = importlib.import_module("accelerate")
     with accelerate.init_empty_weights():
         model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)

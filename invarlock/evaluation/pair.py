@@ -78,8 +78,7 @@ USER_SUBJECT: Mapping[str, Any] = {"artifact_class": "validation_subject_checkpo
 
 
 def evaluate_pair(request: PairRequest, target: Path) -> Report:
-    """Measure both checkpoints and write the report with its companion files into a new folder, completely or not at
-    all.
+    """Measure both checkpoints and write the report and its files into a new folder, completely or not at all.
 
     Raises:
         UsageError, MissingFileError: as ``check_request``, or when a setting is unknown or the preset does not fit.

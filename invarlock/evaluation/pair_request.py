@@ -124,7 +124,6 @@ def check_request(request: PairRequest, target: Path) -> None:
 
 def _check_subject(request: PairRequest) -> None:
     """Refuse a subject that is neither a checkpoint nor served, or is both, and options that do not fit its kind."""
-
     if (request.subject is None) == (request.subject_url is None):
         raise UsageError(
             "a subject is a checkpoint or a served model: give --subject or --subject-url", code=Code.OPTIONS_CONFLICT

@@ -60,7 +60,6 @@ def check_begins_with_bos(model: PreTrainedModel, tokens: Tokens, rows: int) -> 
     if type(bos) is not int or not 0 <= bos < rows or (tokens[:, 0] == bos).all():
         return
     # the last token is dropped to make room for BOS: the model may have no position left
-
     some = tokens[:WINDOWS_WITH_BOS, :-1]
     behind = np.insert(some, 0, bos, axis=1)
     without, with_bos = (_mean(score_windows(model, windows, len(some)).losses) for windows in (some, behind))

@@ -18,7 +18,7 @@ from invarlock.measuring.fidelity import LogitScores, TokenScores
 from invarlock.stages import announce
 
 # The most logits of one forward pass: 128 million take 512 MB as float32 and half of that as bfloat16. With a
-# vocabulary # of 32,000, a pass scores eight windows of 512 tokens. A single window may exceed the limit.
+# vocabulary of 32,000, a pass scores eight windows of 512 tokens. A single window may exceed the limit.
 PASS_LOGITS = 1 << 27
 # Half of that on a CPU, 256 MB: larger passes are not faster there, and they take memory from other workers.
 CPU_PASS_LOGITS = PASS_LOGITS // 2

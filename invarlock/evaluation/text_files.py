@@ -1,5 +1,4 @@
-"""Reads texts from files: plain text or rows of JSON Lines, JSON or Parquet, compressed or not; several files are one
-text.
+"""Reads one or several files as one text: plain text, or rows of JSON Lines, JSON or Parquet, compressed or not.
 
 The suffixes decide how a file is read; they may be in any case and stacked (``rows.JSONL.xz``). A file is read
 completely or refused.

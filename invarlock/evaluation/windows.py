@@ -163,6 +163,5 @@ def join_draws(draws: Mapping[str, Draw]) -> Draw:
 
 def _by_length(blocks: Sequence[Tokens]) -> tuple[Tokens, ...]:
     """Return blocks, with neighbouring blocks of equal length joined."""
-
     groups = groupby(blocks, key=lambda block: block.shape[1])
     return tuple(np.concatenate(list(group)) for _, group in groups)

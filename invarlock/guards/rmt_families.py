@@ -56,8 +56,7 @@ def growth(before: float | None, after: float | None) -> float | None:
     """Return subject / baseline - 1 of an edge risk; None if it is not known."""
     if before is None or after is None:
         return None
-    # a layer with only constant features has an edge risk of 0: a fall by 100 %, or no change if the baseline has it
-    # too
+    # a layer with only constant features has an edge risk of 0: a fall by 100 %, or no change if both have none
     return rounded(after / before - 1.0) if before > 0 else (0.0 if after == 0 else None)
 
 

@@ -45,7 +45,7 @@ SMALLEST_SCALE = 1e-4
 # The reason for which a matrix fails the guard, regardless of the tier's limit on capped modules.
 ZERO = "all its values are zero, the baseline's are not"
 # A matrix whose values are on average smaller than this, such as an unused expert, becomes zero in a format with
-# float16 # scales; that counts as one capped module.
+# float16 scales; that counts as one capped module.
 DEAD = 1e-5
 
 

@@ -68,7 +68,6 @@ def change_metrics(
     changes: Rows, same: set[str], skipped: set[str], findings: Mapping[str, Any], low_rank: bool = False
 ) -> dict[str, Any]:
     """Return how many matrices changed, in which way, and the most extreme value of each judged share."""
-
     judged = _judged(changes, skipped, low_rank).values()
     return {
         "changed_modules": len(changes),

@@ -25,7 +25,6 @@ def is_at_null_level(fidelity: Block | None, learned: Mapping[str, Block] | None
     Args:
         fidelity: the report's block, or None; nothing is known before it is judged.
         learned: the policy's ``fidelity.null_level``, the level of each harmless change; None without a preset.
-
     """
     if fidelity is None or "invalid" not in fidelity:
         return False

@@ -179,7 +179,7 @@ def _subject_problems(where: str, baseline: Block, subject: Block, token_counts:
 def _window_problems(
     where: str, index: int, row: tuple[float, int, int, float], known: tuple[Block, int, int]
 ) -> Iterator[Problem]:
-    """Yield the impossible numbers of a window: more positions than it has, or too large changes of probability.
+    """Yield the impossible numbers of a window: too many positions, or changes of probability that are too large.
 
     By Pinsker's inequality, the probability of a token that is an outcome of its own changes by at most sqrt(KL / 2).
     The probability of any other token changes by at most that plus the total probability of the other tokens.

@@ -31,7 +31,7 @@ TEMPORARY = "/tmp"
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder mounted into the container, read-only unless ``writable``; ``source`` if the path differs."""
+    """A file or folder in the container, read-only unless ``writable``; ``source`` is its path outside, if another."""
 
     path: Path
     writable: bool = False
@@ -110,10 +110,10 @@ def engine_arguments(engine: Engine, image: RuntimeImage, name: str, job: Job, b
     if not any(mount.path == Path(TEMPORARY) for mount in mounts):
         arguments.append(f"--tmpfs={TEMPORARY}:rw,nosuid,nodev,mode=1777")
     if not any(job.folder.is_relative_to(mount.path) for mount in mounts):
-        # an empty working directory, so that relative paths resolve to the mounts below it
+        # the working directory is empty, so that relative paths resolve to the mounts below it
         arguments.append(f"--tmpfs={job.folder}:rw,nosuid,nodev,mode=755")
     arguments += [f"--mount={_mount(mount)}" for mount in mounts]
-    # only by name, so that a value, which may be a token, does not appear in process lists
+    # passed by name only: a value may be a token, and must not appear in process lists
     arguments += [f"--env={variable}" for variable in sorted(job.passed)]
     arguments += [f"--env={variable}={value}" for variable, value in sorted(job.variables.items())]
     return [*arguments, image.digest.removeprefix("sha256:"), *job.command]

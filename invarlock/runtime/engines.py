@@ -15,7 +15,7 @@ from invarlock.problems import Code
 from invarlock.reports.sidecars import RuntimeImage
 
 EngineName = Literal["podman", "docker"]
-# An engine answers in a tenth of a second, on a busy disk in a few seconds; after this time it hangs.
+# An engine answers in a tenth of a second, or a few seconds on a busy disk; after this time it counts as hung.
 ANSWER_SECONDS = 30
 ON_THE_HOST = "or run on the host: INVARLOCK_ALLOW_HOST_EXECUTION=1"
 # Folders with device descriptions (Container Device Interface, section "How to configure").

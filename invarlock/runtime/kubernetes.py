@@ -1,11 +1,12 @@
-"""Kubernetes manifests of a run: an Indexed Job whose pods run shards, or a RayJob of KubeRay that runs a fleet.
+"""Kubernetes manifests for a run: an Indexed Job whose pods run shards, or a KubeRay RayJob that runs a fleet.
 
 Example::
 
     pods = Pods("full-2026", "registry.example/invarlock@sha256:…", "full", count=4, gpus=8, claim="invarlock")
     manifest_text(ray_job(pods), ["234 cases"])        # YAML
 
-All pods mount a claim for run directories and models at ``/work``. With a queue the job begins when Kueue admits it.
+All pods mount a claim for run directories and models at ``/work``. If a queue is given, the job starts when Kueue
+admits it.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ WORK = "/work"
 KEYS = "/keys"
 SCRATCH = "/tmp"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-# KubeRay appends to the name of a RayJob for its cluster, and cuts what is longer.
+# KubeRay appends a suffix to the RayJob's name for its cluster, and cuts longer names.
 LONGEST_NAME = 47
-# How often the pod of a shard starts again, apart from those that Kubernetes evicts or preempts.
+# How often the pod of a shard is restarted; evictions and preemptions by Kubernetes do not count.
 RETRIES = 3
-# pytest's exit codes for cases that are not as expected, for invalid usage, and for no case: no retry changes these.
+# pytest's exit codes for failed cases, invalid usage and no cases: a retry changes none of these.
 FINAL_CODES = (1, 4, 5)
 
 
 @dataclass(frozen=True)
 class Pods:
-    """What the pods of a run have.
+    """The settings of the pods of a run.
 
     Attributes:
-        name: of the job, and of the run's folder on the claim.
-        image: of InvarLock, with the extras ``suite`` and, for a RayJob, ``ray``.
-        suite: its name.
-        count: how many pods measure at a time.
-        gpus: of each; 0 for a CPU suite.
-        cpus: cores of each.
-        memory_gb: of each.
-        scratch_gb: of the folder of temporary files of each.
+        name: the name of the job and of the run's folder on the claim.
+        image: the InvarLock image, with the extras ``suite`` and, for a RayJob, ``ray``.
+        suite: the name of the suite.
+        count: the number of pods that measure at a time.
+        gpus: GPUs per pod; 0 for a CPU suite.
+        cpus: cores per pod.
+        memory_gb: memory per pod.
+        scratch_gb: size of each pod's folder for temporary files.
         claim: a PersistentVolumeClaim that all pods can mount at once.
         arguments: further arguments of ``invarlock run``.
-        namespace: of the job; None is that of kubectl's context.
-        queue: a LocalQueue of Kueue, None without Kueue.
+        namespace: the namespace of the job; None uses kubectl's context.
+        queue: a LocalQueue of Kueue; None without Kueue.
         signing_secret: a Secret whose ``key.pem`` signs the pack; None leaves it unsigned.
     """
 
@@ -64,7 +65,7 @@ class Pods:
 
 
 def indexed_job(pods: Pods) -> Document:
-    """Return an Indexed Job of ``batch/v1``: each pod runs a shard and continues it when it starts again."""
+    """Return an Indexed Job of ``batch/v1``: each pod runs one shard and continues it after a restart."""
     shard = "$((JOB_COMPLETION_INDEX + 1))"
     options = ["--shard", f"{shard}/{pods.count}", "-n", str(max(1, pods.gpus or pods.cpus))]
     container = {
@@ -97,7 +98,7 @@ def indexed_job(pods: Pods) -> Document:
 
 
 def ray_job(pods: Pods) -> Document:
-    """Return a RayJob of ``ray.io/v1``: the controller of a fleet runs on the head, and pieces on the workers."""
+    """Return a RayJob of ``ray.io/v1``: the fleet's controller runs on the head node, and pieces on the workers."""
     signing = ["--signing-key", f"{KEYS}/key.pem"] if pods.signing_secret else ["--unsigned"]
     head = _container(pods, {"cpu": "2", "memory": "8Gi"})
     head_spec = _pod_spec(pods, head)
@@ -116,7 +117,7 @@ def ray_job(pods: Pods) -> Document:
             "backoffLimit": 1,
             "rayClusterSpec": {
                 "headGroupSpec": {
-                    # no piece runs next to the controller
+                    # no pieces run on the controller's node
                     "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
                     "template": {"metadata": {"labels": _labels(pods)}, "spec": head_spec},
                 },
@@ -139,12 +140,12 @@ def ray_job(pods: Pods) -> Document:
 
 
 def manifest_text(document: Document, remarks: Iterable[str]) -> str:
-    """Return a manifest as YAML, with remarks in comments before it."""
-    # imported here: it belongs to an extra
+    """Return a manifest as YAML, preceded by remarks as comments."""
+    # imported here because it comes with an optional extra
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Writes scripts as blocks."""
+        """Writes multi-line texts in block style."""
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
@@ -155,8 +156,8 @@ def manifest_text(document: Document, remarks: Iterable[str]) -> str:
 
 
 def _script(pods: Pods, folder: str, options: Sequence[str]) -> str:
-    """Return a shell script that begins a run, or continues it if it was begun."""
-    # options have expansions of ours, and the arguments of the user none
+    """Return a shell script that begins a run, or continues one that was begun."""
+    # our options contain shell expansions; the user's arguments are quoted and contain none
     given = " ".join([*(f'"{option}"' for option in options), *map(shlex.quote, pods.arguments)])
     return (
         f"set -eu\n"
@@ -213,5 +214,5 @@ def _labels(pods: Pods) -> Document:
 
 
 def _suspended(pods: Pods) -> Document:
-    """Return the field with which a job waits for Kueue."""
+    """Return the field that makes a job wait for Kueue."""
     return {"suspend": True} if pods.queue else {}

@@ -1,7 +1,7 @@
 """The provenance of evidence: source repository and environment, without names of machine or user.
 
-A copy of a checkout without its repository (a container image, an archive) has its provenance in a
-source marker file, which is created in the checkout::
+A copy of a checkout without its repository (a container image, an archive) stores its provenance in a source marker
+file, which is created in the checkout::
 
     python -m invarlock.runtime.provenance source_repo.json
 """
@@ -37,7 +37,7 @@ NO_SOURCE = (
     "no git repository and no source marker file, but a pack records its source; work in a git checkout, or "
     f"create the file in the original checkout: python -m invarlock.runtime.provenance {MARKER_NAME}"
 )
-# git answers in milliseconds; after this time it hangs on a network file system.
+# git answers in milliseconds; after this time it counts as hung, for example on a network file system.
 GIT_TIMEOUT_SECONDS = 20
 LIBRARIES = (
     "accelerate", "flash_attn", "huggingface_hub", "invarlock", "numpy", "pynacl", "pytest", "pytest-xdist",
@@ -48,7 +48,7 @@ LIBRARIES = (
 def source_of(folder: Path) -> SourceRepository | None:
     """Return the source of a folder: its source marker file, its repository, or the nearest marker above, or None.
 
-    In a container it is the source found outside, where git is available.
+    In a container, this is the source determined outside, where git is available.
 
     Raises:
         DocumentError: when the marker file does not match its schema.
@@ -56,7 +56,7 @@ def source_of(folder: Path) -> SourceRepository | None:
     handover = read_handover()
     if handover is not None and handover.source is not None:
         return cast("SourceRepository", dict(handover.source))
-    # suites of a wheel may lie in an environment below the repository of another project
+    # the suites of an installed wheel may be in an environment inside another project's repository
     if (folder / MARKER_NAME).is_file():
         return read_marker(folder / MARKER_NAME)
     found = source_repository(folder)

@@ -1,4 +1,4 @@
-"""Starting a job in a container: its handover file and writable folders are prepared before and cleaned up after."""
+"""Starts a job in a container: prepares its handover file and writable folders, and cleans up afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for a container to end: Ctrl-C is forwarded, and the container is always removed."""
+"""Waits for a container to end: forwards Ctrl-C, and always removes the container."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from invarlock.problems import Code
 from invarlock.runtime.engines import ANSWER_SECONDS, Engine
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# A third Ctrl-C kills the container without waiting for a verdict.
+# The third Ctrl-C kills the container without waiting for a verdict.
 SIGNALS_BEFORE_KILL = 2
 
 
 def run_to_the_end(engine: Engine, name: str, command: Sequence[str]) -> int:
     """Run a container and return its exit code.
 
-    A signal is forwarded to the container through the engine; the third one kills it. However the wait
-    ends, no container of this name is left.
+    A signal is forwarded to the container through the engine; the third signal kills the container. The container is
+    removed however the wait ends.
 
     Raises:
         UsageError: when the engine cannot be started.

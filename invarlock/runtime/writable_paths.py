@@ -30,7 +30,7 @@ class WritablePaths:
 
 @contextmanager
 def grant_write_access(paths: WritablePaths, by: Caller) -> Iterator[None]:
-    """Give a container write access to its paths, creating them if needed; what stays empty is removed afterwards.
+    """Give a container write access to its paths, creating them if needed; remove those that stay empty afterwards.
 
     Args:
         paths: the paths that the container writes.

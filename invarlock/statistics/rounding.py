@@ -8,5 +8,4 @@ _STORED = ".12g"
 
 def rounded(value: float | None) -> float | None:
     """Return a derived number with the 12 significant digits that are stored."""
-
     return None if value is None else float(format(value, _STORED))

@@ -1,4 +1,4 @@
-"""The same function in other weights: what maps a subject onto its baseline, and both sides in one form.
+"""Models with different weights that compute the same function: the map between them, and both sides in one form.
 
 Example::
 
@@ -6,6 +6,6 @@ Example::
     sides.removed                                   # (Removed("norms", ("model.norm.weight", …), 3.2), …)
     sides.base_matrix(site), sides.own_matrix(site) # what guards compare
 
-Norms folded into the next matrices, scales and rotations that the next matrix undoes, a rotated residual stream, hidden
-units, heads and experts in another order: none of them changes what a model computes, and all of them its weights.
+These differences change a model's weights but not its function: norms folded into the next matrices; scales and
+rotations that the next matrix undoes; a rotated residual stream; hidden units, heads and experts in another order.
 """

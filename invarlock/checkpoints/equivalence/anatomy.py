@@ -1,4 +1,4 @@
-"""Where the matrices of a model meet: which read a norm, which read and write the residual stream, which share units.
+"""How the matrices of a model are connected: which read a norm, read or write the residual stream, or share units.
 
 Source: the modelling code of transformers for each ``model_type`` of ``checkpoints.architectures``.
 """
@@ -16,13 +16,14 @@ from invarlock.checkpoints.architectures import Role
 from invarlock.checkpoints.families import Module
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
-# Which scale of an up projection's row its down projection can undo: any where a gate does the non-linear part, a
-# positive one of a ReLU.
+# Which scales of an up projection's rows its down projection can undo: any scale if a gate is the non-linear part, only
+# a positive scale through a ReLU.
 Freedom = Literal["any", "positive", "none"]
 
 _QKV: tuple[Role, ...] = ("q", "k", "v", "qkv")
 _FFN: tuple[Role, ...] = ("gate", "up", "gate_up")
-# The roles that read what a norm of a block gives, by the last part of its name; a router reads with its experts.
+# The roles that read the output of a block's norm, by the last part of the norm's name; a router reads with its
+# experts.
 _READERS: Mapping[str, tuple[Role, ...]] = {
     "input_layernorm": _QKV, "ln_1": _QKV, "self_attn_layer_norm": _QKV,
     "post_attention_layernorm": _FFN, "pre_feedforward_layernorm": _FFN, "ln_2": _FFN, "final_layer_norm": _FFN,
@@ -33,7 +34,8 @@ _READERS_OF: Mapping[str, Mapping[str, tuple[Role, ...]]] = {"phi": _PARALLEL, "
 _LAYER_NORM = frozenset({"gpt2", "gpt_neox", "opt", "phi", "bert"})
 _ONE_PLUS = frozenset({"gemma", "gemma2", "gemma3_text"})
 _NORMED_OUTPUTS = frozenset({"gemma2", "gemma3_text"})
-# Positions are learned, so nothing turns the features of queries and keys; others may turn only a part of a head.
+# Models that rotate no features of queries and keys (positions are learned), and models that rotate a part of each
+# head.
 _NOT_ROTARY = frozenset({"gpt2", "opt"})
 _PARTLY_ROTARY = frozenset({"gpt_neox", "phi"})
 _SHARE = "partial_rotary_factor"
@@ -55,7 +57,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some outputs of a matrix: ``index`` has shape (units,), or (heads, head size)."""
+    """Some outputs of a matrix: ``index`` has shape (units,) or (heads, head size)."""
 
     site: Site
     index: torch.Tensor
@@ -73,10 +75,11 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Attention:
-    """The matrices that share heads; ``query`` has more heads than ``key`` and ``value`` where they are grouped.
+    """The matrices that share heads; with grouped heads, ``query`` has more heads than ``key`` and ``value``.
 
-    ``key_features`` are the features of a head that a key may multiply by one factor if its queries divide by it,
-    shape (factors, features): the two that a rotary embedding turns together. None where a norm follows.
+    ``key_features`` are groups of features in a head, shape (factors, features). The features of a group, which a
+    rotary embedding rotates together, may have one common factor in the key if the queries are divided by it. None if a
+    norm follows.
     """
 
     query: Rows
@@ -88,7 +91,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Experts:
-    """The experts of a block, and the router whose outputs choose among them."""
+    """The experts of a block, and the router whose outputs select them."""
 
     router: Site
     members: tuple[FeedForward, ...]
@@ -96,7 +99,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class Norm:
-    """The weight of a norm, and the matrices that read what it gives; the factor is weight + ``offset``."""
+    """The weight of a norm, and the matrices that read its output; the norm's factor is weight + ``offset``."""
 
     weight: str
     offset: float
@@ -105,17 +108,17 @@ class Norm:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The parts of a checkpoint that its symmetries act on.
+    """The parts of a checkpoint on which symmetries act.
 
     Attributes:
         tokens: the input embedding.
-        embeddings: rows of the residual stream: of tokens, and of positions where they are learned.
-        head: the output head, None if neither side stores one.
-        norms: those whose output only matrices read, before attention, FFN and head.
-        readers: the matrices that read the residual stream through a norm, the head aside.
-        writers: those that add to it.
-        fixed: why the residual stream cannot be rotated, None if it can.
-        subtracts_mean: whether the norms do, which only rotations that keep the mean pass.
+        embeddings: the embeddings that write to the residual stream: of tokens, and of positions if they are learned.
+        head: the output head; None if neither side stores one.
+        norms: the norms, before attention, FFN and head, whose output is read by matrices only.
+        readers: the matrices that read the residual stream through a norm, except the head.
+        writers: the matrices that add to the residual stream.
+        fixed: why the residual stream cannot be rotated; None if it can.
+        subtracts_mean: whether the norms subtract the mean; they commute only with rotations that keep the mean.
     """
 
     tokens: Site
@@ -132,11 +135,11 @@ class Anatomy:
 
 
 def describe(files: CheckpointFiles, own_head: str | None = None) -> Anatomy | None:
-    """Return the anatomy of a checkpoint, None if it has no embedding or its blocks end with their norms.
+    """Return the anatomy of a checkpoint; None if it has no embedding, or its norms come after attention and FFN.
 
     Args:
         files: the baseline.
-        own_head: the subject's output head, where it stores one.
+        own_head: the subject's output head, if it stores one.
     """
     config, kind = files.config, files.model_type
     weights = {name: module for name, module in files.modules.items() if name.rpartition(".")[2] != "bias"}
@@ -153,7 +156,7 @@ def describe(files: CheckpointFiles, own_head: str | None = None) -> Anatomy | N
     found = _Blocks(files)
     for parts in by_block.values():
         found.add(parts)
-    # a head that is the embedding reads a norm that no fold can reach
+    # a head that is the embedding reads a norm that cannot be folded
     ends = [name for name in projected if "out" in name] if projected else [name for name in (head,) if name]
     last = tuple(Site(name) for name in ends)
     embeddings = [Site(name) for name, module in weights.items() if module.role in ("tokens", "positions")]
@@ -208,7 +211,7 @@ def _norms(
 
 
 class _Blocks:
-    """Collects the attention and FFN of one block after the other."""
+    """Collects the attention and FFN of the blocks, one after the other."""
 
     def __init__(self, files: CheckpointFiles) -> None:
         config = files.config
@@ -285,7 +288,7 @@ class _Blocks:
         if both is not None:
             return FeedForward(Rows(both, index), Rows(both, index + units), down, "any")
         gate, up = partner("gate"), partner("up")
-        # fc1 and fc2 of OPT stand in the block itself, and dense layers of GPT-NeoX in one module
+        # OPT's fc1 and fc2 are direct parts of the block; GPT-NeoX's dense layers are in one module
         if up is None:
             return None
         return FeedForward(
@@ -294,9 +297,9 @@ class _Blocks:
 
 
 def _key_features(files: CheckpointFiles, head_size: int) -> torch.Tensor | None:
-    """Return which features of a head share a factor between keys and queries, as ``Attention`` has them.
+    """Return which features of a head share a factor between keys and queries, as ``Attention.key_features``.
 
-    A whole head has one where it is not known which of its features are turned.
+    All features of a head share one factor if it is not known which of them are rotated.
     """
     if any(name.removesuffix(".weight").rpartition(".")[2] in _HEAD_NORMS for name in files.shapes):
         return None

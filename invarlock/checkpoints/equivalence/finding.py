@@ -1,4 +1,4 @@
-"""Finding what maps a subject onto its baseline, and reading both in the form that is left to compare."""
+"""Finds the transformations between a subject and its baseline, and reads both in the remaining, comparable form."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from invarlock.checkpoints.families import has_table
 from invarlock.checkpoints.formats.interface import Checkpoint, Defect, Storage
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
-# Tensors that are read again soon stay in memory: the last two, and more up to so many bytes. Pages of a file that is
-# mapped count in the resident set for as long as its tensor is kept.
+# Tensors that are soon read again stay in memory: the last two, and more up to this many bytes. The pages of a mapped
+# file count in the resident set as long as its tensor is kept.
 RECENT_BYTES = 1 << 24
-# A head is the embedding in another form where so much is left of their relative difference at most.
+# A head counts as a transformed embedding if at most this share of their relative difference is left.
 UNTIED_LEFT = 0.3
 
 CONTRACT: Mapping[str, Any] = {
@@ -47,14 +47,14 @@ CONTRACT: Mapping[str, Any] = {
 
 @dataclass
 class RecentTensors:
-    """A checkpoint that keeps the tensors read last."""
+    """A checkpoint that keeps the most recently read tensors in memory."""
 
     stored: Checkpoint
     _kept: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict)
 
     @property
     def files(self) -> CheckpointFiles:
-        """Return the entries of the checkpoint that is read."""
+        """Return the entries of the underlying checkpoint."""
         return self.stored.files
 
     def read(self, name: str) -> torch.Tensor:
@@ -76,15 +76,14 @@ class RecentTensors:
 
 
 def find_equivalence(base: Checkpoint, own: Checkpoint) -> Sides:
-    """Return both sides in the form in which they are compared, with what was removed of the subject.
+    """Return both sides in the form in which they are compared, with the differences that were removed.
 
-    Every step leaves the function of the subject as it is, so no defect of it can be explained away: what is left is
-    the whole of its difference from the baseline. A step is used only where it makes that smaller, in the matrices and
-    in their biases.
+    Every step preserves the subject's function, so no defect can be hidden by it: the remaining difference from the
+    baseline is complete. A step is used only if it makes the difference smaller, in the matrices and in their biases.
 
     Args:
         base: the baseline.
-        own: the subject, under the baseline's names.
+        own: the subject, with the baseline's tensor names.
     """
     kind = base.files.model_type
     if not has_table(kind):
@@ -111,7 +110,7 @@ def find_equivalence(base: Checkpoint, own: Checkpoint) -> Sides:
 
 
 def _norm_biases_differ(sides: Sides) -> bool:
-    """Return whether the bias of a norm differs: folding a LayerNorm moves it into the biases of matrices."""
+    """Return whether the bias of a norm differs: folding a LayerNorm moves its bias into the biases of matrices."""
     names = [
         name for name, module in sides.base.files.modules.items() if module.family == "norm" and name.endswith(".bias")
     ]
@@ -122,7 +121,7 @@ def _norm_biases_differ(sides: Sides) -> bool:
 
 
 def _with_heads(sides: Sides, anatomy: Anatomy) -> Sides:
-    """Return both sides with the embedding as the head where a side stores none."""
+    """Return both sides with the embedding as the head if a side stores no head."""
     head = anatomy.head
     if head is None:
         return sides
@@ -134,7 +133,7 @@ def _with_heads(sides: Sides, anatomy: Anatomy) -> Sides:
 
 
 def _residual_stream(sides: Sides, anatomy: Anatomy) -> Sides:
-    """Return both sides with norms folded and the residual stream rotated back, where the subject needs it."""
+    """Return both sides with norms folded and the residual stream rotated back, if the subject needs it."""
     folded = norms.fold(sides, anatomy)
     rotated = rotation.undo_rotation(folded, anatomy)
     names, largest = norms.largest_change(sides, anatomy)
@@ -152,7 +151,7 @@ def _residual_stream(sides: Sides, anatomy: Anatomy) -> Sides:
 
 
 def _by_kind(removed: tuple[Removed, ...]) -> tuple[Removed, ...]:
-    """Return what was removed, the modules of one kind together."""
+    """Return the removed differences, with the modules of each kind combined."""
     kinds: dict[str, Removed] = {}
     for one in removed:
         before = kinds.get(one.kind)

@@ -1,4 +1,4 @@
-"""The fifth symmetry: the same tensors under names with another prefix, as models without a head save them."""
+"""The fifth symmetry: the same tensors with another name prefix, as models without a head are saved."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from invarlock.checkpoints.safetensors_files import CheckpointFiles
 if TYPE_CHECKING:
     import torch
 
-# What a model with a head puts before the names of the model without one, by family; loading libraries read both.
+# Prefixes that a model with a head adds to the names of the model without one, by family; libraries load both forms.
 BASE_PREFIXES = ("model.", "transformer.", "gpt_neox.", "model.language_model.", "language_model.")
 
 
 @dataclass(frozen=True)
 class RenamedCheckpoint:
-    """A checkpoint whose tensors have other names; ``names`` has the stored name of each that has another."""
+    """A checkpoint whose tensors were renamed; ``names`` has the stored name of each renamed tensor."""
 
     stored: Checkpoint
     names: Mapping[str, str]
@@ -49,7 +49,7 @@ class RenamedCheckpoint:
 
 
 def under_names_of(baseline: Iterable[str], subject: Checkpoint) -> Checkpoint:
-    """Return a subject under its baseline's names, itself where no common prefix is all that differs.
+    """Return a subject with its baseline's names; the subject itself unless the names differ only by a common prefix.
 
     Args:
         baseline: names of the baseline's tensors.
@@ -60,7 +60,7 @@ def under_names_of(baseline: Iterable[str], subject: Checkpoint) -> Checkpoint:
 
 
 def renamed(baseline: set[str], subject: set[str]) -> dict[str, str]:
-    """Return the subject's name of each tensor that the baseline has under another prefix, if one fits."""
+    """Return the subject's name for each tensor of the baseline that has another prefix, if one prefix fits all."""
     missing, more = baseline - subject, subject - baseline
     for prefix in BASE_PREFIXES:
         shorter = {name: name.removeprefix(prefix) for name in missing if name.startswith(prefix)}

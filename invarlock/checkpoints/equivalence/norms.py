@@ -1,8 +1,8 @@
-"""The first symmetry: the weight of a norm may stand in the matrices that read it.
+"""The first symmetry: the weight of a norm may be multiplied into the matrices that read it.
 
-RMSNorm gives x̂ · n and a matrix reads W (n ∘ x̂) = (W diag n) x̂. LayerNorm's bias goes into those of the matrices.
-Quantisers fold all of n into W before they rotate, and AWQ and SmoothQuant a part of it (Lin et al. 2023, Xiao et al.
-2022). The canonical form has n = 1 on both sides.
+RMSNorm gives x̂ · n, and a matrix reads W (n ∘ x̂) = (W diag n) x̂. LayerNorm's bias is moved into the matrices'
+biases. Quantisers fold all of n into W before they rotate; AWQ and SmoothQuant fold a part of it (Lin et al. 2023, Xiao
+et al. 2022). In the canonical form, n = 1 on both sides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from invarlock.checkpoints.equivalence.anatomy import Anatomy, Norm, Site
 from invarlock.checkpoints.equivalence.sides import Sides
 from invarlock.checkpoints.equivalence.steps import Scale
 
-# Folding a norm helps where it leaves at most so much of the squared difference of the columns' lengths.
+# Folding a norm helps if it leaves at most this share of the squared difference of the columns' lengths.
 MOST_LEFT = 0.5
-# All are folded where it helps so many of those that differ: one that it does not help is a mistake to be seen.
+# All norms are folded if this helps at least this share of those that differ. A norm that it does not help is a defect,
+# which must stay visible.
 LEAST_HELPED = 0.5
 
 
@@ -31,7 +32,7 @@ def fold(sides: Sides, anatomy: Anatomy) -> Sides:
 
 
 def largest_change(sides: Sides, anatomy: Anatomy) -> tuple[tuple[str, ...], float]:
-    """Return the norms that differ, and by how much the factor of one channel does at most."""
+    """Return the norms that differ, and the largest factor by which a channel differs."""
     names, largest = [], 1.0
     for norm in _shared(sides, anatomy):
         before, after = _factors(sides, norm)
@@ -44,9 +45,9 @@ def largest_change(sides: Sides, anatomy: Anatomy) -> tuple[tuple[str, ...], flo
 
 
 def are_folded(sides: Sides, anatomy: Anatomy) -> bool:
-    """Return whether the readers of the norms that differ have the difference in their columns, those of most.
+    """Return whether, for most norms that differ, the columns of their readers have the inverse difference.
 
-    The lengths of columns decide: no order, scale of a whole or rotation of the outputs changes them much.
+    Only the lengths of columns are compared: no order, overall scale or rotation of the outputs changes them much.
     """
     helped: list[bool] = []
     for norm in _shared(sides, anatomy):

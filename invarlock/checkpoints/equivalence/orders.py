@@ -1,4 +1,4 @@
-"""The third symmetry: hidden units, heads of a group, and experts may stand in another order."""
+"""The third symmetry: hidden units, the heads of a group, and experts may be in another order."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from invarlock.checkpoints.equivalence.anatomy import Attention, Experts, FeedFo
 from invarlock.checkpoints.equivalence.sides import BIAS, Sides
 from invarlock.checkpoints.equivalence.steps import Permute, Step
 
-# A row that is as near to the one in its place needs no other: rounding to 4 bits leaves 0.99.
+# A row whose cosine with the baseline's row in the same place is at least this is in place; 4-bit rounding leaves 0.99.
 IN_PLACE = 0.95
-# Up to so many rows, all are compared with all as soon as one is not in place: rows of routers are much alike.
+# Up to this many rows, all are compared with all as soon as one is not in place, since router rows are very similar.
 FEW_ROWS = 256
-# A row is found elsewhere if it is as near to one there.
+# A row is found in another place if its cosine with the row there is at least this.
 FOUND = 0.7
 # At least this share of the rows that are out of place must be found.
 LEAST_FOUND = 0.5
-# Rows are compared in this many random directions, enough to distinguish thousands of rows, and this many at a time.
+# Rows are compared in this many random directions, enough to distinguish thousands, and in slices of this many rows.
 DIRECTIONS = 256
 SLICE_ROWS = 2048
 SEED = 0x5BEC
 
 
 def find_order(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
-    """Return for each row of ``base`` the number of its row in ``own``; None if they are in place, or not found.
+    """Return for each row of ``base`` the index of its row in ``own``; None if all are in place, or too few are found.
 
-    Rows that are not found stand in what places are left, in their order.
+    Rows that are not found fill the remaining places in their order.
 
     Args:
         base: shape (rows, columns).
@@ -36,7 +36,7 @@ def find_order(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
     if int(apart.sum()) < 2:
         return None
     if int(apart.sum()) > len(base) // 2 or len(base) <= FEW_ROWS:
-        apart = torch.ones_like(apart)  # chance may leave some near what stands in their place
+        apart = torch.ones_like(apart)  # some rows may resemble the row in their place by chance
     places = apart.nonzero().flatten()
     best, where = _nearest(base[places], own[places])
     order = torch.arange(len(base))
@@ -56,7 +56,7 @@ def find_order(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
 
 
 def order_experts(sides: Sides, experts: Experts) -> Sides:
-    """Return both sides with the subject's experts numbered as the baseline's, by their rows of the router."""
+    """Return both sides with the subject's experts numbered like the baseline's, by their rows of the router."""
     sites = [site for member in experts.members for site in _sites(member)]
     if not sides.has(experts.router, *sites) or sides.same(experts.router):
         return sides
@@ -72,7 +72,7 @@ def order_experts(sides: Sides, experts: Experts) -> Sides:
 
 def order_units(sides: Sides, ffn: FeedForward) -> Sides:
     """Return both sides with the subject's hidden units in the baseline's order."""
-    # a gate has no scale of its own
+    # the gate is used for matching because its rows cannot be scaled
     rows = ffn.gate or ffn.up
     if not sides.has(*_sites(ffn)) or sides.same(rows.site):
         return sides
@@ -113,7 +113,7 @@ def order_heads(sides: Sides, attention: Attention) -> Sides:
         steps[rows.site] = (*steps.get(rows.site, ()), _of_rows(sides, rows, rows.index[chosen]))
     inputs = torch.arange(heads * query.index.shape[1]).view(heads, -1)
     steps[attention.output] = (Permute("inputs", inputs[order].flatten()),)
-    # values may be turned within their heads; a matrix that holds queries and keys too is compared as it is
+    # values may also be rotated within their heads, unless the matrix holds queries and keys too
     turned = None if value.site in (query.site, key.site) else value
     if not sides.biases_follow(steps, turned):
         return sides.skip("heads", BIAS)
@@ -121,7 +121,7 @@ def order_heads(sides: Sides, attention: Attention) -> Sides:
 
 
 def _of_rows(sides: Sides, rows: Rows, taken: torch.Tensor) -> Permute:
-    """Return the order of a whole matrix in which some of its rows are others of them."""
+    """Return the permutation of a whole matrix that permutes some of its rows."""
     order = torch.arange(sides.outputs(rows.site))
     order[rows.index.flatten()] = taken.flatten()
     return Permute("outputs", order)
@@ -142,7 +142,7 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _nearest(base: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the cosine of each row of ``base`` with the nearest row of ``own``, and which that is."""
+    """Return the cosine of each row of ``base`` with the nearest row of ``own``, and that row's index."""
     short, shorter = base, own
     if base.shape[1] > DIRECTIONS:
         directions = torch.randn(base.shape[1], DIRECTIONS, generator=torch.Generator().manual_seed(SEED)).to(base)

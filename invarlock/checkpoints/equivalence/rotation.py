@@ -1,8 +1,8 @@
 """The second symmetry: an orthogonal rotation of the residual stream (QuaRot, SpinQuant).
 
-x becomes x Q: the embeddings become E Q, a matrix that reads the stream W Q, and one that writes to it Qᵀ W. With all
-norms folded, RMSNorm commutes with Q; LayerNorm where Q keeps the mean. Q is found by Procrustes on the embeddings
-(Schönemann 1966).
+x becomes x Q: the embeddings E become E Q, a matrix W that reads the stream becomes W Q, and a matrix W that writes to
+it becomes Qᵀ W. With all norms folded, RMSNorm commutes with Q, and LayerNorm does if Q keeps the mean. Q is found by
+Procrustes analysis of the embeddings (Schönemann 1966).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from invarlock.checkpoints.equivalence.anatomy import Anatomy, Site
 from invarlock.checkpoints.equivalence.sides import BIAS, Sides, energy
 from invarlock.checkpoints.equivalence.steps import Rotate, Step
 
-# Embeddings nearer than this are not rotated: rounding to 4 bits moves them by 0.15 at most.
+# Embeddings with a smaller relative difference are not rotated: 4-bit rounding changes them by at most 0.15.
 SAME = 0.3
-# What is left after the rotation, relative to the embeddings, and relative to what it was.
+# The most that may be left after the rotation, relative to the embeddings, and relative to the difference before it.
 MOST_LEFT = 0.4
 MOST_LEFT_OF_CHANGE = 0.5
-# A rotation keeps the mean where it takes the vector of ones to itself.
+# A rotation keeps the mean if it maps the vector of ones to itself, with this tolerance.
 KEEPS_MEAN = 0.01
-# Rows of the embeddings that are worked on together.
+# The number of embedding rows processed together.
 SLICE_ROWS = 8192
 
 
@@ -31,11 +31,11 @@ Pairs = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 def undo_rotation(sides: Sides, anatomy: Anatomy) -> Sides:
-    """Return both sides with the subject's residual stream rotated back, unchanged where it is not rotated.
+    """Return both sides with the subject's residual stream rotated back; unchanged if it is not rotated.
 
     Args:
-        sides: with all norms folded.
-        anatomy: of the baseline.
+        sides: both sides with all norms folded.
+        anatomy: the baseline's anatomy.
     """
     if not sides.has(*anatomy.embeddings):
         return sides
@@ -72,7 +72,7 @@ def find_rotation(pairs: Pairs) -> torch.Tensor:
     """Return the orthogonal Q for which own Q is nearest to base, float32, shape (features, features).
 
     Args:
-        pairs: the rows of base and own, some at a time.
+        pairs: the rows of base and own, in slices.
     """
     product = sum((own.double().mT @ base.double() for base, own in pairs), torch.zeros((), dtype=torch.float64))
     left, _, right = torch.linalg.svd(product)

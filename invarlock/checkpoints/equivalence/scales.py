@@ -1,9 +1,9 @@
-"""The fourth symmetry: what an output of one matrix is multiplied by, the next may divide its input by.
+"""The fourth symmetry: an output of one matrix may be scaled if the next matrix divides its input by the same factor.
 
-Rows of an up projection and columns of its down projection; rows of a value projection (or a rotation of a head's) and
-columns of the output projection; rows of a key projection and rows of the queries that meet them. A scale s is
-estimated by least squares against the baseline's row, s = <w_baseline, w_subject> / <w_baseline, w_baseline>: lengths
-of rows are biased by the noise of rounding.
+This applies to rows of an up projection and columns of its down projection; rows of a value projection (where heads may
+also be rotated) and columns of the output projection; rows of a key projection and the rows of the queries that are
+multiplied with them. A scale s is estimated by least squares against the baseline's row, s = <w_baseline, w_subject> /
+<w_baseline, w_baseline>; the ratio of the rows' lengths would be biased by rounding noise.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from invarlock.checkpoints.equivalence.rotation import find_rotation
 from invarlock.checkpoints.equivalence.sides import BIAS, Sides, energy
 from invarlock.checkpoints.equivalence.steps import RotateHeads, Scale, Step, apply
 
-# A row whose cosine with the baseline's is less has no scale.
+# A row counts as unscaled if its cosine with the baseline's row is smaller than this.
 ALIKE = 0.5
-# A step is used where it leaves at most so much of the squared difference of each of both matrices: what does not meet
-# its inverse in the other makes that one worse.
+# A step is used only if it leaves at most this share of the squared difference in each of the two matrices: a scale
+# without its inverse in the other matrix would increase the difference there.
 MOST_LEFT = 0.9
-# Heads are rotated back where scales leave more of the values than rounding does, and a rotation much less than they.
+# Heads are rotated back if scales leave more of the values than rounding would, and a rotation leaves far less.
 LEAST_LEFT_BY_SCALES = 0.01
 MOST_LEFT_BY_ROTATION = 0.25
 
@@ -51,7 +51,7 @@ def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
     left = [_left_by_scales(*heads) for heads in zip(base, own, strict=True)]
     if not left or max(left) < LEAST_LEFT_BY_SCALES:
         return sides
-    # rows are features here: Q maps the subject's columns, taken as points, to the baseline's
+    # rows are features here, so Q maps the subject's columns, as points, to the baseline's
     rotations = torch.stack([find_rotation([(before.mT, after.mT)]) for before, after in zip(base, own, strict=True)])
     rotated = rotations.mT @ own
     share = energy(rotated - base) / max(energy(base), 1e-300)
@@ -114,7 +114,7 @@ def undo_key_scales(sides: Sides, attention: Attention) -> Sides:
 
 
 def _scales(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return the scale of each row, 1 where the rows are not alike; shape (rows,)."""
+    """Return the scale of each row, 1 if the rows are not alike; shape (rows,)."""
     base, own = base.double(), own.double()
     along, length = (base * own).sum(dim=1), base.square().sum(dim=1)
     alike = along.abs() > ALIKE * (length * own.square().sum(dim=1)).sqrt()
@@ -136,7 +136,7 @@ def _undo(
 
 
 def _helps(sides: Sides, steps: dict[Site, tuple[Step, ...]], *parts: Rows | Site) -> bool:
-    """Return whether the steps leave less of the difference of each matrix, or of some rows of it."""
+    """Return whether the steps leave enough less of the difference of each matrix, or of some rows of it."""
     for part in parts:
         site = part.site if isinstance(part, Rows) else part
         base, own = sides.pair(site)

@@ -1,4 +1,4 @@
-"""Both checkpoints while their equivalence is found: matrices as they are after the steps found so far."""
+"""Both checkpoints during the search for their equivalence: matrices are returned after the steps found so far."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from invarlock.checkpoints.formats.interface import Checkpoint
 
 Steps = Mapping[Site, tuple[Step, ...]]
 
-# A bias may move by so much of its square: fine-tuning and bias correction move it by less.
+# A bias counts as moved if this share of its square changed; fine-tuning and bias correction change it by less.
 BIAS_MOVED = 0.01
-# A step that leaves more than this of what a bias differed by did not happen to the bias.
+# If a step increases a bias's difference to more than this multiple, the bias did not go through the step.
 BIAS_WORSE = 1.1
-# Elements that are squared together, which stay in a cache.
+# Elements that are squared together, so that they stay in the cache.
 PART_ELEMENTS = 1 << 18
-# Why a step is not used that the weights alone would explain.
+# The reason for which a step is not used although the weights alone would justify it.
 BIAS = "a bias did not change with its weights"
 
 
 @dataclass(frozen=True)
 class Removed:
-    """One kind of difference that was removed: of which modules, and the largest of them.
+    """One kind of removed difference: its modules, and the largest value.
 
     ``largest`` is a factor for scales, a relative change for rotations, and a number of features for orders.
     """
@@ -38,7 +38,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class Skipped:
-    """One kind of difference that was seen and cannot be removed, and why."""
+    """One kind of difference that was found but cannot be removed, and the reason."""
 
     kind: str
     reason: str
@@ -51,12 +51,12 @@ class Sides:
     Attributes:
         base: the baseline.
         own: the subject.
-        base_steps: steps on matrices of the baseline.
-        own_steps: steps on matrices of the subject, by the baseline's site.
-        base_sources: where a matrix of the baseline is stored, if it is another tensor.
-        own_sources: likewise of the subject: an expert with another number.
-        compares_biases: whether a bias that does not follow its matrix speaks against a step. False where the biases of
-            norms differ, as they do after LayerNorms were folded, since those of matrices then differ too.
+        base_steps: steps on the baseline's matrices.
+        own_steps: steps on the subject's matrices, by the baseline's site.
+        base_sources: the stored site of a baseline's matrix, if it is another tensor.
+        own_sources: the same for the subject, such as an expert with another number.
+        compares_biases: whether a bias that does not follow its matrix rules out a step. False if the biases of norms
+            differ: folded LayerNorms change them and the biases of matrices.
     """
 
     base: Checkpoint
@@ -70,7 +70,7 @@ class Sides:
     skipped: tuple[Skipped, ...] = ()
 
     def has(self, *sites: Site) -> bool:
-        """Return whether both sides have all of these matrices, in one shape."""
+        """Return whether both sides have all of these matrices, with equal shapes."""
         stored = [(self.base_sources.get(site, site), self.own_sources.get(site, site)) for site in sites]
         return all(
             base.tensor in self.base.files.shapes
@@ -89,19 +89,19 @@ class Sides:
         return tuple(self.base.files.shapes[self.base_sources.get(site, site).tensor][-2:])
 
     def base_matrix(self, site: Site) -> torch.Tensor:
-        """Return a matrix of the baseline in its form, out x in, float32."""
+        """Return a matrix of the baseline in its form, shape (out, in), float32."""
         return apply(self.base_steps.get(site, ()), _stored(self.base, self.base_sources.get(site, site)))
 
     def own_matrix(self, site: Site) -> torch.Tensor:
-        """Return the subject's matrix for a site of the baseline, out x in, float32."""
+        """Return the subject's matrix for a site of the baseline, shape (out, in), float32."""
         return apply(self.own_steps.get(site, ()), _stored(self.own, self.own_sources.get(site, site)))
 
     def pair(self, site: Site) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a matrix of both sides, what is not finite as zero, so that one number does not hide the others."""
+        """Return a matrix of both sides with non-finite values as zero, so that one value does not hide the others."""
         return _finite(self.base_matrix(site)), _finite(self.own_matrix(site))
 
     def same(self, *sites: Site) -> bool:
-        """Return whether each of these matrices is the same on both sides, so that no step can bring it nearer."""
+        """Return whether each of these matrices is equal on both sides, so that no step can reduce the difference."""
         return all(self._same(site) for site in sites)
 
     def _same(self, site: Site) -> bool:
@@ -111,7 +111,7 @@ class Sides:
         return base.dtype == own.dtype and torch.equal(base, own)
 
     def slices(self, site: Site, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield some rows at a time of ``pair``; one on which there are no steps is never converted as a whole."""
+        """Yield slices of some rows of ``pair``; a matrix without steps is never converted as a whole."""
         if site in self.base_steps or site in self.own_steps:
             sides = self.pair(site)
         else:
@@ -121,24 +121,24 @@ class Sides:
             yield _finite(base.float()), _finite(own.float())
 
     def pair_of_rows(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return some rows of both sides, of shape ``rows.index`` and the inputs."""
+        """Return some rows of both sides, with the shape of ``rows.index`` followed by the inputs."""
         base, own = self.pair(rows.site)
         return base[rows.index.to(base.device)], own[rows.index.to(own.device)]
 
     def vector(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a tensor of one dimension of both sides, float32."""
+        """Return a one-dimensional tensor of both sides, float32."""
         return self.base.read(name).float(), self.own.read(name).float()
 
     def biases_follow(self, steps: Steps, turned: Rows | None = None, parts: Sequence[Rows] = ()) -> bool:
-        """Return whether the biases of the matrices fit the baseline's after the steps too, as far as there are any.
+        """Return whether the matrices' biases, if there are any, also match the baseline's after the steps.
 
-        The function is the same only if a bias went through what its matrix did.
+        The function is the same only if each bias went through the same steps as its matrix.
 
         Args:
-            steps: of each matrix.
-            turned: the heads of a matrix whose outputs may be rotated as well, which is found later; only the length
-                of each head's bias is compared.
-            parts: rows that are compared on their own, where queries, keys and values are rows of one matrix.
+            steps: the steps of each matrix.
+            turned: the heads of a matrix whose outputs may also be rotated, which is found later; for these only the
+                length of each head's bias is compared.
+            parts: rows that are compared separately, if queries, keys and values are rows of one matrix.
         """
         if not self.compares_biases:
             return True
@@ -173,25 +173,25 @@ class Sides:
     def with_steps(
         self, own: Mapping[Site, Sequence[Step]], base: Mapping[Site, Sequence[Step]] | None = None
     ) -> Sides:
-        """Return both sides after more steps."""
+        """Return both sides with additional steps."""
         return replace(self, own_steps=_joined(self.own_steps, own), base_steps=_joined(self.base_steps, base or {}))
 
     def with_own_sources(self, sources: Mapping[Site, Site]) -> Sides:
-        """Return both sides with other tensors of the subject for sites of the baseline."""
+        """Return both sides with other tensors of the subject for some sites of the baseline."""
         return replace(self, own_sources={**self.own_sources, **sources})
 
     def remove(self, kind: str, modules: Sequence[str], largest: float | None) -> Sides:
         """Return these sides with one more difference recorded as removed.
 
         Args:
-            kind: of the transformation.
-            modules: that it was removed from.
-            largest: factor or angle that was found, None if there is no such number.
+            kind: the kind of the transformation.
+            modules: the modules that it was removed from.
+            largest: the largest factor or angle; None if there is no such number.
         """
         return replace(self, removed=(*self.removed, Removed(kind, tuple(modules), largest)))
 
     def skip(self, kind: str, reason: str) -> Sides:
-        """Return these sides with a transformation recorded as not looked for, and the reason."""
+        """Return these sides with a transformation recorded as not searched for, and the reason."""
         return replace(self, skipped=(*self.skipped, Skipped(kind, reason)))
 
 

@@ -1,10 +1,10 @@
-"""What brings a matrix of one checkpoint into the form of another: scales, orders and rotations of its features.
+"""Steps that transform a matrix of one checkpoint into another's form: scales, orders and rotations of features.
 
 Example::
 
     down = apply((Permute("inputs", order), Scale("inputs", scales)), down)   # hidden units back in their places
 
-A matrix is out x in. A step acts on its outputs (rows) or on its inputs (columns), whatever the layout of its tensor.
+A matrix has shape (out, in). A step acts on its outputs (rows) or inputs (columns), whatever the layout of its tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Side = Literal["inputs", "outputs"]
 
 @dataclass(frozen=True)
 class Scale:
-    """Multiply each feature by its own number, shape (features,)."""
+    """Multiply each feature by its own factor, shape (features,)."""
 
     side: Side
     factors: torch.Tensor
@@ -50,17 +50,17 @@ class Rotate:
     rotation: torch.Tensor
 
     def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the rows of a matrix rotated, the transposed rotation times the matrix: shape [rows, columns]."""
+        """Return the rotated rows of a matrix, the transposed rotation times the matrix: shape [rows, columns]."""
         return self.rotation.to(rows).mT @ rows
 
 
 @dataclass(frozen=True)
 class RotateHeads:
-    """Rotate the features of each head by its own Q; the others stay.
+    """Rotate the features of each head by its own Q; other features do not change.
 
     Attributes:
-        features: of each head, shape (heads, head size).
-        rotations: shape (heads, head size, head size).
+        features: the features of each head, shape (heads, head size).
+        rotations: the rotation of each head, shape (heads, head size, head size).
     """
 
     side: Side
@@ -79,14 +79,14 @@ Step = Scale | Permute | Rotate | RotateHeads
 
 
 def apply(steps: Iterable[Step], matrix: torch.Tensor) -> torch.Tensor:
-    """Return a matrix, out x in, after some steps."""
+    """Return a matrix, shape (out, in), after some steps."""
     for step in steps:
         matrix = step.on_rows(matrix.mT).mT if step.side == "inputs" else step.on_rows(matrix)
     return matrix
 
 
 def apply_to_outputs(steps: Iterable[Step], outputs: torch.Tensor) -> torch.Tensor:
-    """Return what a layer gives, shape (tokens, features), as it would give it after some steps on its matrix."""
+    """Return a layer's outputs, shape (tokens, features), as they would be after some steps on its matrix."""
     for step in steps:
         if step.side == "outputs":
             outputs = step.on_rows(outputs.mT).mT

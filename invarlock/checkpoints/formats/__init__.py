@@ -1,4 +1,4 @@
-"""The ways in which checkpoints store their weights, each with a reader; importing this does not import PyTorch.
+"""The formats in which checkpoints store their weights, each with a reader; importing this does not import PyTorch.
 
 Example::
 
@@ -8,7 +8,7 @@ Example::
     checkpoint.storage().bits_per_weight                            # 4.6
 
 A format is one module here: an object with ``matches`` and ``open`` (see ``interface.Format``), listed in ``FORMATS``.
-The first that matches reads the checkpoint, and ``dense`` matches what is left.
+The first format that matches reads the checkpoint; ``dense`` is last and always matches.
 """
 
 from __future__ import annotations

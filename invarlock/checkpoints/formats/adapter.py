@@ -1,7 +1,7 @@
-"""A LoRA adapter of PEFT: the baseline's tensors, some of them with a product of two small matrices added.
+"""A LoRA adapter of PEFT: the baseline's tensors, with the product of two small matrices added to some of them.
 
-A merged weight is ``W + scale × B·A``, rounded to the type of W once. ``scale`` is ``lora_alpha ÷ r``, with
-``use_rslora`` ``lora_alpha ÷ √r``. Source: peft 0.21 ``tuners/lora/layer.py`` (``get_delta_weight``, ``merge``).
+A merged weight is ``W + scale × B·A``, rounded once to the dtype of W. ``scale`` is ``lora_alpha ÷ r``, or
+``lora_alpha ÷ √r`` with ``use_rslora``. Source: peft 0.21 ``tuners/lora/layer.py`` (``get_delta_weight``, ``merge``).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 PREFIX = "base_model.model."
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
-# Options that make a merged weight something else than W + scale × B·A, where they are set.
+# If one of these options is set, a merged weight is not W + scale × B·A.
 OTHER_MERGES = (
     "use_dora", "use_qalora", "lora_bias", "layer_replication", "modules_to_save", "trainable_token_indices",
     "target_parameters", "alora_invocation_tokens", "arrow_config",
 )  # fmt: skip
-# Ways to begin that change the base as well, so that the adapter alone says nothing.
+# Initialisations that also change the base weights, so that the adapter alone does not describe the model.
 OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -39,10 +39,10 @@ class AdapterCheckpoint:
     Attributes:
         base: the baseline's tensors.
         stored: the adapter's tensors.
-        scales: the factor of each adapted tensor, by the names of the baseline.
-        transposed: whether the baseline stores (inputs, outputs), as GPT-2 does.
-        defects: what headers and config show already.
-        quantisation: what the report says of the adapter.
+        scales: the factor of each adapted tensor, by the baseline's tensor name.
+        transposed: whether the baseline stores matrices (inputs, outputs), as GPT-2 does.
+        defects: the defects found in headers and config.
+        quantisation: the adapter's description for the report.
     """
 
     base: CheckpointFiles
@@ -54,14 +54,14 @@ class AdapterCheckpoint:
 
     @cached_property
     def files(self) -> CheckpointFiles:
-        """Return the entries of the base, without those that the adapter cannot be merged into."""
+        """Return the entries of the base, without those into which the adapter cannot be merged."""
         broken = {defect.tensor for defect in self.defects}
         entries = {name: entry for name, entry in self.base.entries.items() if name not in broken}
         return replace(self.base, folder=self.stored.folder, entries=entries)
 
     def read(self, name: str) -> torch.Tensor:
-        """Return one weight of the base, plus the scaled product of the adapter's two matrices where it has them."""
-        # imported here: recognising the format must not wait for PyTorch
+        """Return a weight of the base, plus the scaled product of the adapter's two matrices if it has them."""
+        # imported here so that recognising the format does not need PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         weight = read_stored(self.base, name)
@@ -89,7 +89,7 @@ class AdapterCheckpoint:
         return tuple(sorted({*self.defects, *self._broken()}, key=lambda defect: (defect.tensor, defect.reason)))
 
     def _broken(self) -> Iterator[Defect]:
-        # imported here: recognising the format must not wait for PyTorch
+        # imported here so that recognising the format does not need PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         for name in self.scales:
@@ -101,20 +101,20 @@ class AdapterCheckpoint:
 
 @dataclass(frozen=True)
 class AdapterFormat:
-    """``adapter_config.json`` without the weights of a model."""
+    """A folder with ``adapter_config.json`` and without a model's weights."""
 
     name: str = "a PEFT adapter"
     tools: str = "peft"
 
     def matches(self, source: CheckpointFolder) -> bool:
-        """Return whether the folder holds an adapter's configuration and no weights of a model."""
+        """Return whether the folder has an adapter's configuration and no weights of a model."""
         return ADAPTER_CONFIG in source.names and source.names.isdisjoint((SINGLE_FILE, INDEX_FILE))
 
     def open(self, source: CheckpointFolder) -> AdapterCheckpoint:
         """Return the base's checkpoint with the adapter merged into it.
 
         Raises:
-            CheckpointError: when no base is given, or the adapter is of a kind that is not merged here.
+            CheckpointError: when no base is given, or this kind of adapter is not supported.
         """
         stated = source.document(ADAPTER_CONFIG)
         if source.base is None:
@@ -152,7 +152,7 @@ class AdapterFormat:
         """Refuse an adapter that is merged in another way.
 
         Raises:
-            CheckpointError: naming the option.
+            CheckpointError: names the option.
         """
         kind, begun, bias = stated.get("peft_type"), stated.get("init_lora_weights"), stated.get("bias")
         patterns = [stated.get("rank_pattern") or {}, stated.get("alpha_pattern") or {}]
@@ -176,7 +176,7 @@ FORMAT = AdapterFormat()
 
 
 def _adapted(stored: str) -> str:
-    """Return the tensor of the baseline that a tensor of the adapter changes."""
+    """Return the name of the baseline's tensor that a tensor of the adapter changes."""
     for ending in ENDINGS:
         stored = stored.removesuffix(ending)
     return f"{stored.removeprefix(PREFIX)}.weight"
@@ -191,7 +191,7 @@ def _parts(name: str) -> tuple[str, str]:
 def _problem(
     base: Mapping[str, TensorEntry], stored: Mapping[str, TensorEntry], name: str, transposed: bool
 ) -> str | None:
-    """Return what is wrong with the two matrices of a tensor, None if they fit it."""
+    """Return what is wrong with the two matrices of a tensor; None if they fit it."""
     found = [stored.get(part) for part in _parts(name)]
     low, high = found
     if low is None or high is None:
@@ -210,7 +210,7 @@ def _problem(
 
 
 def _scale(stated: Mapping[str, Any], name: str, rank: int) -> float:
-    """Return the factor of a module's change; a pattern names a module by the end of its name."""
+    """Return the factor of a module's change; a pattern in the config matches the end of a module's name."""
     module = name.removesuffix(".weight")
     patterns = stated.get("alpha_pattern") or {}
     alpha = next((v for key, v in patterns.items() if f".{module}".endswith(f".{key}")), stated["lora_alpha"])

@@ -13,7 +13,7 @@ from invarlock.checkpoints.formats.interface import unreadable
 from invarlock.checkpoints.formats.packed import PackedCheckpoint
 from invarlock.checkpoints.formats.words import open_words, read_layout
 
-# Whether words hold several outputs, and what is added to a stored zero point, by the name of the layout.
+# For each layout: whether a word has codes of several outputs, and the number that is added to a stored zero point.
 LAYOUTS = {
     "auto_round:auto_gptq": (False, 1), "auto_round:gptq": (False, 1), "auto_round:auto_awq": (True, 0),
     "auto_round:awq": (True, 0), "auto_round:gptqmodel": (False, 0), "auto_round": (False, 0),
@@ -22,7 +22,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class AutoRoundFormat:
-    """``quant_method: auto-round``, of weights alone."""
+    """``quant_method: auto-round``, with quantised weights only."""
 
     name: str = "auto-round"
     tools: str = "auto-round"
@@ -35,7 +35,7 @@ class AutoRoundFormat:
         """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+            CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         packing = str(source.quantisation.get("packing_format") or "auto_round:auto_gptq").lower()
         kind = source.quantisation.get("data_type", "int")

@@ -1,4 +1,4 @@
-"""AWQ's format, which AutoAWQ and auto-round write: 4 bits, eight outputs a word in an order of its own."""
+"""AWQ's format, which AutoAWQ and auto-round write: 4 bits, eight outputs per word in a special order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from invarlock.checkpoints.formats.words import open_words, read_layout
 
 @dataclass(frozen=True)
 class AWQFormat:
-    """``quant_method: awq``, or a ``quant_config.json``, in the version ``gemm``."""
+    """``quant_method: awq`` or a ``quant_config.json``, version ``gemm``."""
 
     name: str = "AWQ"
     tools: str = "AutoAWQ"
@@ -25,7 +25,7 @@ class AWQFormat:
         """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+            CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         version = str(source.quantisation.get("version") or source.quantisation.get("format") or "gemm").lower()
         if version != "gemm":

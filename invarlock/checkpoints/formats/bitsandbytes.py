@@ -1,8 +1,9 @@
-"""The formats of bitsandbytes: int8 with a scale for each row, and nf4 or fp4 with a scale for each block.
+"""The formats of bitsandbytes: int8 with a scale per row, and nf4 or fp4 with a scale per block.
 
-int8: ``weight`` and ``SCB``, the largest magnitude of a row: ``codes × SCB ÷ 127``. 4 bits: two codes a byte, the
-first in the high nibble, ``quant_map`` of a code times the block's ``absmax``; with nested quantisation ``absmax`` is
-8-bit codes of its own table (``nested_quant_map``, ``nested_absmax``) plus an offset. ``quant_state`` is JSON.
+int8: ``weight`` and ``SCB``, the largest magnitude of each row; a weight is ``codes × SCB ÷ 127``. 4 bits: two codes
+per byte, the first in the high nibble; a weight is the code's entry in ``quant_map`` times the block's ``absmax``. With
+nested quantisation, ``absmax`` is stored as 8-bit codes with their own table and scales (``nested_quant_map``,
+``nested_absmax``), plus an offset. ``quant_state`` is JSON.
 Source: bitsandbytes 0.50 ``functional.py`` (``QuantState``, ``dequantize_4bit``, ``int8_vectorwise_dequant``).
 """
 
@@ -30,7 +31,7 @@ STATE = ".quant_state.bitsandbytes__"
 KINDS = ("nf4", "fp4")
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 MAX_STATE_BYTES = 4096
-# bitsandbytes multiplies by this, which is 1/127.
+# The factor that bitsandbytes uses for 1/127.
 INT8_STEP = 7.874015718698502e-3
 _FINITE = {"map": "quant_map", "nested_map": "nested_quant_map", "nested": "nested_absmax"}
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -38,7 +39,7 @@ _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 @dataclass(frozen=True)
 class QuantState:
-    """What ``quant_state`` says about one 4-bit tensor; ``nested_block`` is 0 where its scales are not packed too."""
+    """The ``quant_state`` of a 4-bit tensor; ``nested_block`` is 0 if its scales are not packed too."""
 
     kind: str
     block: int
@@ -63,7 +64,7 @@ class BitsAndBytesFormat:
         """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+            CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         stated, files = source.quantisation, source.files
         four = stated.get("load_in_4bit") is True or stated.get("_load_in_4bit") is True
@@ -106,7 +107,7 @@ FORMAT = BitsAndBytesFormat()
 
 
 def _packed_names(files: CheckpointFiles) -> Iterator[str]:
-    """Yield the names of the weights that have codes or scales of either kind, some of them twice."""
+    """Yield the names of the weights that have codes or scales of either kind; some names come twice."""
     found = set()
     for name, entry in files.entries.items():
         if name.endswith(".SCB") or name.endswith(".weight_format"):
@@ -119,7 +120,7 @@ def _packed_names(files: CheckpointFiles) -> Iterator[str]:
 
 
 def _eight_bit(files: CheckpointFiles, name: str) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how an int8 weight is stored, None if it cannot be read, and what is wrong with it."""
+    """Return how an int8 weight is stored (None if it cannot be read), and its defects."""
     entries, scale = files.entries, f"{name.removesuffix('weight')}SCB"
     codes = entries.get(name)
     if codes is None or codes.dtype != "I8" or len(codes.shape) != 2:
@@ -138,7 +139,7 @@ def _eight_bit(files: CheckpointFiles, name: str) -> tuple[PackedTensor | None, 
 
 
 def _unpack_int8(parts: Mapping[str, Any], *, dtype: str) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     dense: torch.Tensor = parts["codes"] * parts["scale"].float().reshape(-1, 1) * INT8_STEP
@@ -146,7 +147,7 @@ def _unpack_int8(parts: Mapping[str, Any], *, dtype: str) -> torch.Tensor:
 
 
 def _inspect_int8(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with scales; that of a row of zeros may be zero."""
+    """Yield the defects of scales; the scale of a row of zeros may be zero."""
     scale = parts["scale"].float().reshape(-1)
     used = (parts["codes"] != 0).any(1)
     yield from _inspect_scale("SCB", scale, used)
@@ -162,7 +163,7 @@ def _inspect_scale(what: str, scale: torch.Tensor, used: torch.Tensor) -> Iterat
 
 
 def _state_of(files: CheckpointFiles, name: str) -> QuantState | None:
-    """Return what a 4-bit tensor's ``quant_state`` says, None if it is missing or says what cannot be."""
+    """Return the ``quant_state`` of a 4-bit tensor; None if it is missing or impossible."""
     found = [one for one in files.entries if one.startswith(f"{name}{STATE}")]
     entry = files.entries[found[0]] if len(found) == 1 else None
     if entry is None or entry.dtype != "U8" or entry.size_bytes > MAX_STATE_BYTES:
@@ -194,7 +195,7 @@ def _state_of(files: CheckpointFiles, name: str) -> QuantState | None:
 
 
 def _four_bit(files: CheckpointFiles, name: str, state: QuantState | None) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a 4-bit weight is stored, None if it cannot be read, and what is wrong with it."""
+    """Return how a 4-bit weight is stored (None if it cannot be read), and its defects."""
     codes = files.entries.get(name)
     if codes is None or codes.dtype != "U8":
         return None, [Defect(name, PACKING, _stored_as(files, name, "bytes of 4-bit codes"))]
@@ -237,7 +238,7 @@ def _absmax(parts: Mapping[str, Any], state: QuantState) -> torch.Tensor:
 
 
 def _nibbles(parts: Mapping[str, Any], count: int) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     import torch
 
     codes = parts["codes"].reshape(-1)
@@ -245,7 +246,7 @@ def _nibbles(parts: Mapping[str, Any], count: int) -> torch.Tensor:
 
 
 def _unpack_four(parts: Mapping[str, Any], *, state: QuantState) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     count = state.shape[0] * state.shape[1]
@@ -254,8 +255,8 @@ def _unpack_four(parts: Mapping[str, Any], *, state: QuantState) -> torch.Tensor
 
 
 def _inspect_four(parts: Mapping[str, Any], *, state: QuantState) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with scales and tables; a block whose codes all stand for zero may have the scale zero."""
-    # imported here: recognising the format must not wait for PyTorch
+    """Yield the defects of scales and tables; the scale of a block may be zero if all its codes stand for zero."""
+    # imported here so that recognising the format does not need PyTorch
     import torch
 
     for part, what in _FINITE.items():
@@ -265,7 +266,7 @@ def _inspect_four(parts: Mapping[str, Any], *, state: QuantState) -> Iterator[tu
     if parts["map"].unique().numel() < 15:
         yield SCALE, "quant_map: fewer than 15 different values"
     if state.nested_block:
-        # a scale that is the mean of all is packed as nothing, and rounding can make a small one negative
+        # a scale equal to the mean of all scales is stored as zero, and rounding can make a small scale negative
         blocks = parts["absmax"].split(state.nested_block)
         lost = [i for i, one in enumerate(blocks) if parts["nested"][i] == 0 and one.unique().numel() > 1]
         if lost:

@@ -1,7 +1,7 @@
-"""Float8 weights with a scale a block, as DeepSeek-V3, Qwen3-FP8 and transformers' FineGrainedFP8 store them.
+"""Float8 weights with a scale per block, as DeepSeek-V3, Qwen3-FP8 and transformers' FineGrainedFP8 store them.
 
-A weight is ``codes × weight_scale_inv`` of its block; despite the name the scale multiplies. Source: DeepSeek-V3,
-``inference/kernel.py`` (``weight_dequant``), and transformers' ``integrations/finegrained_fp8.py``.
+A weight is its code times the ``weight_scale_inv`` of its block; despite its name, the scale multiplies. Source:
+DeepSeek-V3, ``inference/kernel.py`` (``weight_dequant``), and transformers' ``integrations/finegrained_fp8.py``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BlockFp8Format:
         """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+            CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         stated, files = source.quantisation, source.files
         block = _block(source, self)
@@ -82,10 +82,10 @@ FORMAT = BlockFp8Format()
 
 
 def _block(source: CheckpointFolder, form: BlockFp8Format) -> tuple[int, int] | None:
-    """Return the rows and columns of a block, None if a tensor has one scale.
+    """Return the rows and columns of a block; None if each tensor has one scale.
 
     Raises:
-        CheckpointError: when the config has no block's size there.
+        CheckpointError: when the config should have the block's size but does not.
     """
     size = source.quantisation.get("weight_block_size", list(DEFAULT_BLOCK))
     if size is None:
@@ -96,7 +96,7 @@ def _block(source: CheckpointFolder, form: BlockFp8Format) -> tuple[int, int] | 
 
 
 def _modules(files: CheckpointFiles) -> list[str]:
-    """Return the modules that have float8 codes of a matrix, or a scale without them."""
+    """Return the modules that have float8 codes of a matrix, or a scale without codes."""
     scaled = {name.rpartition(".")[0] for name in files.entries if name.rpartition(".")[2] in SCALE_NAMES}
     codes = {
         name.removesuffix(".weight")
@@ -126,7 +126,7 @@ def _packed_tensor(
 
 
 def _unpack(parts: Mapping[str, Any], *, block: tuple[int, int] | None, dtype: str) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     codes, scale = parts["codes"].float(), parts["scale"].float()

@@ -1,7 +1,7 @@
 """The compressed-tensors format, which llm-compressor writes and vLLM reads.
 
 Source: compressed-tensors 0.20 (https://github.com/vllm-project/compressed-tensors), ``compressors`` and
-``quantization/lifecycle/forward_helpers.py``. A weight is ``(codes − zero point) × scale`` in the scale's type.
+``quantization/lifecycle/forward_helpers.py``. A weight is ``(codes − zero point) × scale`` in the scale's dtype.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 INT, FLOAT, PACK = "int-quantized", "float-quantized", "pack-quantized"
 NVFP4, MXFP4 = "nvfp4-pack-quantized", "mxfp4-pack-quantized"
 READ = (INT, FLOAT, "naive-quantized", PACK, NVFP4, MXFP4)
-# A pattern of another shape could take for ever on a long name; modules are named by simpler ones.
+# Other patterns could take extremely long to match a long name; patterns of modules are simpler than that.
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_.\\^$|()?:\[\]-]|\.\*)*")
 MAX_STARS, MAX_PATTERN = 3, 500
 _NO_MODULES = ("embed", "wte", "wpe", "norm", "ln_")
@@ -43,7 +43,7 @@ _NO_MODULES = ("embed", "wte", "wpe", "norm", "ln_")
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the modules of one group are quantised: ``config_groups`` of the config, with its ``format``."""
+    """How the modules of one group are quantised: an entry of the config's ``config_groups``, with its ``format``."""
 
     format: str
     targets: tuple[str, ...]
@@ -55,7 +55,7 @@ class Scheme:
     block: tuple[int, int]
 
     def scale_shapes(self, rows: int, columns: int) -> tuple[tuple[int, ...], ...]:
-        """Return the shapes that a scale of a matrix may have."""
+        """Return the shapes that the scale of a matrix may have."""
         if self.strategy in ("group", "tensor_group") and self.group_size > 0:
             return ((rows, -(-columns // self.group_size)),)
         if self.strategy == "block":
@@ -67,7 +67,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class CompressedTensorsFormat:
-    """``quant_method: compressed-tensors``, in its formats for integers, float8, NVFP4 and MXFP4."""
+    """``quant_method: compressed-tensors``, with its formats for integers, float8, NVFP4 and MXFP4."""
 
     name: str = "compressed-tensors"
     tools: str = "llm-compressor"
@@ -80,7 +80,7 @@ class CompressedTensorsFormat:
         """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+            CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         stated, files = source.quantisation, source.files
         schemes = _schemes(source, self)
@@ -130,7 +130,7 @@ def _schemes(source: CheckpointFolder, form: CompressedTensorsFormat) -> tuple[S
     """Return the schemes of a config.
 
     Raises:
-        CheckpointError: when one is malformed or of a variant that cannot be read.
+        CheckpointError: when a scheme is malformed or not supported.
     """
     groups, whole = source.quantisation.get("config_groups"), source.quantisation.get("format")
     if not isinstance(groups, dict) or not groups:
@@ -167,7 +167,7 @@ def _schemes(source: CheckpointFolder, form: CompressedTensorsFormat) -> tuple[S
 
 
 def _packed_modules(files: CheckpointFiles) -> Iterator[str]:
-    """Yield the modules that have codes, or a scale without them."""
+    """Yield the modules that have codes, or a scale without codes."""
     modules = {
         name.rpartition(".")[0]
         for name in files.entries
@@ -182,7 +182,7 @@ def _packed_modules(files: CheckpointFiles) -> Iterator[str]:
 
 
 def _packed_tensor(files: CheckpointFiles, module: str, scheme: Scheme) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a module's weight is stored, None if it cannot be read, and what is wrong with it."""
+    """Return how a module's weight is stored (None if it cannot be read), and its defects."""
     name, entries = f"{module}.weight", files.entries
     codes = f"{module}.weight_packed" if scheme.format in (PACK, NVFP4, MXFP4) else name
     if codes not in entries:
@@ -245,7 +245,7 @@ def _broken_exponents(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _stored_shape(files: CheckpointFiles, module: str) -> tuple[int, int] | None:
-    """Return what ``weight_shape`` says, None if it is missing or is no shape of a matrix."""
+    """Return the matrix shape in ``weight_shape``; None if it is missing or not the shape of a matrix."""
     entry = files.entries.get(f"{module}.weight_shape")
     if entry is None or entry.shape != (2,) or entry.dtype not in ("I64", "I32"):
         return None
@@ -255,7 +255,7 @@ def _stored_shape(files: CheckpointFiles, module: str) -> tuple[int, int] | None
 
 
 def _unpack(parts: Mapping[str, Any], *, scheme: Scheme, shape: tuple[int, int], dtype: str) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     import torch
 
     from invarlock.checkpoints.formats import unpacking
@@ -283,12 +283,12 @@ def _unpack(parts: Mapping[str, Any], *, scheme: Scheme, shape: tuple[int, int],
     if zero is not None:
         weights = weights - spread(zero).to(scale.dtype)
     weights = weights * spread(scale)
-    # the tool rounds 4-bit floats to bfloat16, whatever the model's type
+    # the tool rounds 4-bit floats to bfloat16, whatever the model's dtype
     return unpacking.of_dtype(weights.bfloat16() if scheme.format in (NVFP4, MXFP4) else weights, dtype)
 
 
 def _scheme_of(module: str, schemes: tuple[Scheme, ...]) -> Scheme:
-    """Return the scheme of a module: of the group that names it, else the first, for all modules of a class."""
+    """Return a module's scheme: from the group that names the module, else from the first group, for a whole class."""
     named = (scheme for scheme in schemes if _matches_any(module, scheme.targets))
     return next(named, schemes[0])
 
@@ -296,7 +296,7 @@ def _scheme_of(module: str, schemes: tuple[Scheme, ...]) -> Scheme:
 def _left_dense(
     files: CheckpointFiles, schemes: tuple[Scheme, ...], ignore: tuple[str, ...], packed: set[str]
 ) -> Iterator[Defect]:
-    """Yield the matrices that the config says are packed, and that are not."""
+    """Yield the matrices that the config declares packed but that are stored dense."""
     targets = tuple(target for scheme in schemes for target in scheme.targets)
     for name, entry in files.entries.items():
         module, _, last = name.rpartition(".")
@@ -324,6 +324,6 @@ def _matches(module: str, pattern: str) -> bool:
 
 
 def _only(values: Iterator[Any]) -> Any:
-    """Return the value that all have in common, None if they differ."""
+    """Return the common value, or None if the values differ."""
     found = set(values)
     return found.pop() if len(found) == 1 else None

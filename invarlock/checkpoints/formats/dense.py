@@ -1,4 +1,4 @@
-"""Checkpoints whose stored tensors are their numbers."""
+"""Checkpoints whose stored tensors are the weights themselves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DenseCheckpoint:
-    """A checkpoint that needs no reader."""
+    """A checkpoint whose tensors need no unpacking."""
 
     files: CheckpointFiles
 
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor as it is stored, on the CPU."""
-        # imported here: recognising the format must not wait for PyTorch
+        # imported here so that recognising the format does not need PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         return read_stored(self.files, name)
@@ -33,19 +33,19 @@ class DenseCheckpoint:
         return Storage("dense", stored, self.files.total_parameters, 0, 0, (), None)
 
     def check(self) -> tuple[Defect, ...]:
-        """Return no defects: dense tensors have no parts that could disagree."""
+        """Return no defects: a dense tensor has no parts that could contradict each other."""
         return ()
 
 
 @dataclass(frozen=True)
 class DenseFormat:
-    """No ``quantization_config``: bfloat16, float16, float32, and float8 without scales."""
+    """A folder without ``quantization_config``: bfloat16, float16, float32, and float8 without scales."""
 
     name: str = "dense"
     tools: str = "transformers"
 
     def matches(self, source: CheckpointFolder) -> bool:
-        """Return True: weights in no other format are dense."""
+        """Return True: weights that no other format matches are dense."""
         return True
 
     def open(self, source: CheckpointFolder) -> DenseCheckpoint:

@@ -1,4 +1,4 @@
-"""The small files of a checkpoint's folder, and what they say about quantisation."""
+"""The small files of a checkpoint's folder, and their statements about quantisation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from invarlock.checkpoints.safetensors_files import MAX_CONFIG_BYTES, Checkpoint
 from invarlock.errors import CheckpointError, DocumentError
 from invarlock.jsonio import read_json
 
-# What quantisers write next to a config that does not say how the weights are packed, and whose it is.
+# Quantisers' own files beside a config that does not say how the weights are packed, and the quantiser of each.
 QUANTISER_FILES: Mapping[str, str] = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
@@ -23,16 +23,16 @@ QUANTISER_FILES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """A folder, looked at once; ``base`` is the baseline's, for what is stored as a change of it."""
+    """A checkpoint folder, read once; ``base`` is the baseline's folder, for formats that store changes of it."""
 
     path: Path
     base: Path | None = None
 
     def document(self, name: str) -> Mapping[str, Any]:
-        """Return a JSON object of the folder, an empty one where the file is missing.
+        """Return a JSON object of the folder; empty if the file is missing.
 
         Raises:
-            CheckpointError: when it is broken.
+            CheckpointError: when the file is malformed.
         """
         return read_document(self.path / name)
 
@@ -43,22 +43,22 @@ class CheckpointFolder:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """``config.json``, empty where it is missing."""
+        """The content of ``config.json``; empty if it is missing."""
         return self.document(CONFIG_FILE)
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:
-        """What the config, or a quantiser's own file, says about how the weights are packed; empty where nothing is."""
+        """How the weights are packed, from the config or a quantiser's own file; empty if neither says anything."""
         return find_quantisation(self.path)[1]
 
     @cached_property
     def method(self) -> str | None:
-        """``quant_method`` in lower case, as transformers names it; None if nothing is packed."""
+        """``quant_method`` in lower case, under transformers' names; None if nothing is packed."""
         return find_quantisation(self.path)[0]
 
     @cached_property
     def files(self) -> CheckpointFiles:
-        """The stored tensors, from the headers.
+        """The stored tensors, read from the headers.
 
         Raises:
             CheckpointError: if it is not a complete safetensors checkpoint.
@@ -67,9 +67,9 @@ class CheckpointFolder:
 
 
 def find_quantisation(folder: Path) -> tuple[str | None, Mapping[str, Any], str]:
-    """Return the method that a folder says its weights are packed by, what it says, and in which file.
+    """Return the method by which a folder's weights are packed, its description, and the file that states it.
 
-    The method is None if nothing is packed, and empty where it has no name.
+    The method is None if nothing is packed, and empty if it is not named.
     """
     config = read_document(folder / CONFIG_FILE)
     inner = config.get("text_config")
@@ -92,10 +92,10 @@ def find_quantisation(folder: Path) -> tuple[str | None, Mapping[str, Any], str]
 
 
 def read_document(path: Path) -> Mapping[str, Any]:
-    """Return a JSON object, an empty one where there is no such file.
+    """Return a JSON object; empty if the file does not exist.
 
     Raises:
-        CheckpointError: when it is broken.
+        CheckpointError: when the file is malformed.
     """
     if not path.is_file():
         return {}

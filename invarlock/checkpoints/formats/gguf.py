@@ -1,7 +1,7 @@
-"""GGUF files, which llama.cpp converts and quantises, read as changes of the model they were made from.
+"""Reads GGUF files, which llama.cpp converts and quantises, as changes of the model they were made from.
 
-Tensors are dequantised by the ``gguf`` package (extra ``gguf``), in float32. Names, config and tokenizer are the
-baseline's: the metadata of the file are compared with them, and what differs is a defect.
+The ``gguf`` package (extra ``gguf``) dequantises tensors to float32. Names, config and tokenizer come from the
+baseline. The file's metadata are compared with them, and each difference is a defect.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from invarlock.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-# Types of ggml that are no codes, as safetensors names them.
+# Types of ggml that are not quantised, with their names in safetensors.
 PLAIN: Mapping[str, str] = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
-# Where the float16 scales of a block are, by type, in bytes.
+# The byte offsets of the float16 scales in a block, by type.
 SCALES: Mapping[str, tuple[int, ...]] = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
     "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "IQ2_XXS": (0,), "IQ2_XS": (0,),
     "IQ2_S": (0,), "IQ3_XXS": (0,), "IQ3_S": (0,), "IQ1_S": (0,), "TQ1_0": (52,), "TQ2_0": (64,),
 }  # fmt: skip
-# The codes of a block of zeros, behind its scale; blocks of other types hold an offset too.
+# The codes after the scale in a block of zeros; blocks of other types also have an offset.
 ZERO_CODES: Mapping[str, bytes] = {"Q4_0": b"\x88" * 16, "Q5_0": b"\xff" * 4 + b"\x00" * 16, "Q8_0": b"\x00" * 32}
-# Weights below this have a scale that is zero in float16.
+# The scale of a block with only smaller weights is zero in float16.
 SMALL = 1e-5
-# A float32 tensor up to this size is looked at whether its numbers are of the baseline's type.
+# Float32 tensors up to this size are checked for values that fit the baseline's dtype.
 NARROWED_ELEMENTS = 1 << 22
 
 
@@ -51,11 +51,11 @@ class GgufCheckpoint:
     Attributes:
         base: the baseline's tensors, and its folder.
         path: the folder of the files.
-        parts: the files.
-        sources: where each tensor is, by the names of the baseline.
+        parts: the parsed files.
+        sources: the place of each tensor, by the baseline's tensor name.
         library: the ``gguf`` package.
-        defects: what the headers show already.
-        quantisation: what the report says of it.
+        defects: the defects found in the headers.
+        quantisation: the description of the quantisation for the report.
     """
 
     base: CheckpointFiles
@@ -68,26 +68,26 @@ class GgufCheckpoint:
 
     @cached_property
     def files(self) -> CheckpointFiles:
-        """The dense checkpoint that the files stand for, under the names and the config of the baseline."""
+        """The dense checkpoint that the files represent, with the names and the config of the baseline."""
         entries = {}
         for name, source in sorted(self.sources.items()):
             dtype = self._dtype(name, source)
             size = int(np.prod(source.shape, dtype=np.int64)) * ITEM_BYTES[dtype]
             entries[name] = TensorEntry(name, source.tensor.path.name, dtype, source.shape, size)
-        # llama.cpp takes the embedding where a file has no head
+        # llama.cpp uses the embedding as the head if a file has no head
         config = {**dense_config(self.base.config), "tie_word_embeddings": "output.weight" not in self._stored}
         shards = tuple(part.path.name for part in self.parts)
         return CheckpointFiles(self.path, config, self.base.model_type, shards, entries, {}, None)
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor of ``files``, dense, on the CPU."""
-        # imported here: recognising the format must not wait for PyTorch
+        # imported here so that recognising the format does not need PyTorch
         from invarlock.checkpoints.formats.unpacking import of_dtype
 
         return of_dtype(self._values(self.sources[name]), self.files.entries[name].dtype)
 
     def storage(self) -> Storage:
-        """Return how the weights are stored: format, bytes and how many of them are packed."""
+        """Return how the weights are stored: the format, the bytes, and the number of packed weights."""
         packed = [tensor for tensor in self._stored.values() if self._kind(tensor) not in PLAIN]
         entries = self.files.entries
         return Storage(
@@ -109,9 +109,9 @@ class GgufCheckpoint:
         )
 
     def check(self) -> tuple[Defect, ...]:
-        """Return what is wrong with the files, in order of the tensors; reads the scales of all blocks.
+        """Return the defects of the files, in the order of the tensors; this reads the scales of all blocks.
 
-        What their metadata say of the model, its positions and its tokens is part of it.
+        They include contradictions between the metadata and the baseline's config, positions and tokens.
         """
         stated = metadata_defects(self.parts[0], self.base.config, self.base.folder)
         found = {*self.defects, *stated, *self._broken_scales()}
@@ -125,8 +125,8 @@ class GgufCheckpoint:
         return str(self.library.GGMLQuantizationType(tensor.kind).name)
 
     def _dtype(self, name: str, source: Source) -> str:
-        """Return the type of a dense tensor: float32 for codes, and the baseline's where its numbers are of that."""
-        # imported here: recognising the format must not wait for PyTorch
+        """Return a tensor's dense dtype: float32 for codes; for float32, the baseline's dtype if all values fit it."""
+        # imported here so that recognising the format does not need PyTorch
         from invarlock.checkpoints.formats.unpacking import of_dtype
 
         kind = self._kind(source.tensor)
@@ -136,20 +136,20 @@ class GgufCheckpoint:
         if before.dtype not in PLAIN.values():
             return "F32"
         values = self._values(source)
-        # the file holds the sum, which float32 rounds where a weight is small
+        # the file has the sum of weight and shift, which float32 rounds for small weights
         narrow = of_dtype(values, before.dtype).float()
         same = bool((narrow + source.shift == values + source.shift).all())
         return before.dtype if same else "F32"
 
     def _rows(self, source: Source) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return the stored bytes of a tensor, of shape (…, bytes of a row)."""
+        """Return the stored bytes of a tensor, shape (…, bytes per row)."""
         tensor = source.tensor
         raw = np.memmap(tensor.path, np.uint8, "r", tensor.offset, (*tensor.shape[:-1], tensor.row_bytes))
         return raw if source.expert is None else raw[source.expert]
 
     def _values(self, source: Source) -> torch.Tensor:
-        """Return a tensor in float32, with what the converter did to it undone."""
-        # imported here: recognising the format must not wait for PyTorch
+        """Return a tensor in float32, with the converter's changes undone."""
+        # imported here so that recognising the format does not need PyTorch
         import torch
 
         kind = self.library.GGMLQuantizationType(source.tensor.kind)
@@ -181,8 +181,8 @@ class GgufCheckpoint:
                 yield Defect(name, SCALE, f"{count} of {scales[0].size} blocks have a scale of zero, and codes")
 
     def _weighty(self, name: str, source: Source, lost: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
-        """Return how many of the blocks have weights in the baseline that a scale would not be zero for."""
-        # imported here: recognising the format must not wait for PyTorch
+        """Return how many of the blocks have weights in the baseline for which a scale would not be zero."""
+        # imported here so that recognising the format does not need PyTorch
         import torch
 
         from invarlock.checkpoints.formats.unpacking import read_stored
@@ -204,7 +204,7 @@ class GgufFormat:
     tools: str = "llama.cpp"
 
     def matches(self, source: CheckpointFolder) -> bool:
-        """Return whether it is a GGUF file, or a folder with one and without safetensors."""
+        """Return whether the path is a GGUF file, or a folder with one and without safetensors."""
         return bool(find_gguf(source.path))
 
     def open(self, source: CheckpointFolder) -> GgufCheckpoint:
@@ -212,7 +212,7 @@ class GgufFormat:
 
         Raises:
             CheckpointError: when the ``gguf`` package or a part is missing, a header is malformed, or the architecture
-                is not read or not the baseline's.
+                is not supported or not the baseline's.
         """
         paths = find_gguf(source.path)
         if source.base is None:
@@ -258,13 +258,13 @@ class GgufFormat:
         """Refuse types that the package does not dequantise.
 
         Raises:
-            CheckpointError: naming the type.
+            CheckpointError: names the type.
         """
         for number in sorted({tensor.kind for part in parts for tensor in part.tensors.values()}):
             kind = library.GGMLQuantizationType(number)
             try:
                 library.dequantize(np.zeros((1, library.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-            except NotImplementedError:  # how the library says that it cannot read a type
+            except NotImplementedError:  # the library raises this for a type that it cannot read
                 raise unreadable(path, self, f"with tensors of type {kind.name}") from None
 
 
@@ -293,5 +293,5 @@ def _misfits(sources: Mapping[str, Source]) -> Iterator[Defect]:
 
 
 def _unpair(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Return rows in the order of transformers, where the two halves of a head turn together, not neighbours."""
+    """Return rows in transformers' order: rotary embeddings pair features of a head's two halves, not neighbours."""
     return rows.reshape(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)

@@ -1,6 +1,6 @@
-"""The header of a GGUF file: its metadata, and where each tensor lies. PyTorch is not imported.
+"""Reads the header of a GGUF file: its metadata, and the place of each tensor. PyTorch is not imported.
 
-A header is foreign input: it is read strictly and within bounds, as llama.cpp reads it. Source: llama.cpp
+A header is untrusted input: it is read strictly and within limits, as llama.cpp reads it. Source: llama.cpp
 ``ggml/src/gguf.cpp`` and https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3.
 """
 
@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 from invarlock.errors import CheckpointError
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
-# Tokens and merges of the largest vocabularies take some 20 MB.
+# Tokens and merges of the largest vocabularies take about 20 MB.
 MAX_HEADER_BYTES = 256 * 1024 * 1024
 MAX_DIMENSIONS, ALIGNMENT = 4, 32
-# The parts of the largest model; an evaluation opens its subject several times.
+# Enough for all parts of the largest model, since an evaluation opens its subject several times.
 KEPT_HEADERS = 32
 SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
@@ -33,12 +33,12 @@ class GgufTensor:
     """A tensor of a GGUF file.
 
     Attributes:
-        path: the file.
-        name: as llama.cpp calls it.
+        path: the path of the file.
+        name: llama.cpp's name of the tensor.
         kind: ggml's number of its type.
-        shape: as PyTorch has it, so the opposite of the file's order.
-        offset: of its first byte in the file.
-        row_bytes: of one row, that is, of the last dimension.
+        shape: the shape in PyTorch's order, the reverse of the file's order.
+        offset: the offset of its first byte in the file.
+        row_bytes: the bytes of one row, that is, of the last dimension.
     """
 
     path: Path
@@ -50,12 +50,12 @@ class GgufTensor:
 
     @property
     def elements(self) -> int:
-        """How many weights it has."""
+        """The number of weights."""
         return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes it takes in the file, without what aligns the next."""
+        """The number of bytes in the file, without padding."""
         return math.prod(self.shape[:-1]) * self.row_bytes
 
 
@@ -69,16 +69,16 @@ class GgufFile:
 
 
 def read_gguf(path: Path, sizes: Mapping[int, tuple[int, int]]) -> GgufFile:
-    """Return what the header of a GGUF file says.
+    """Return the content of a GGUF file's header.
 
-    A header is parsed once while its file stays as it is: the tokens of a large vocabulary take seconds.
+    A header is parsed again only if its file changes, because the tokens of a large vocabulary take seconds.
 
     Args:
         path: the file.
-        sizes: of each type of ggml, how many weights make a block, and its bytes.
+        sizes: for each type of ggml, the number of weights in a block, and the block's bytes.
 
     Raises:
-        CheckpointError: if it cannot be read, or is no whole GGUF file.
+        CheckpointError: if the file cannot be read or is not a complete GGUF file.
     """
     try:
         state = path.stat()
@@ -90,13 +90,13 @@ def read_gguf(path: Path, sizes: Mapping[int, tuple[int, int]]) -> GgufFile:
 
 @lru_cache(maxsize=KEPT_HEADERS)
 def _parse(path: Path, version: tuple[int, ...], sizes: tuple[tuple[int, tuple[int, int]], ...]) -> GgufFile:
-    """Return the header of a file; ``version`` differs where the file was written again."""
+    """Return the header of a file; ``version`` changes when the file is written again."""
     with path.open("rb") as stream:
         return _Header(path, stream).read(dict(sizes))
 
 
 class _Header:
-    """What is left to read of a header."""
+    """The part of a header that is not read yet."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self.path, self.stream = path, stream
@@ -124,7 +124,7 @@ class _Header:
         return GgufFile(self.path, metadata, self.placed(rows, alignment))
 
     def placed(self, rows: list[tuple[GgufTensor, int]], alignment: int) -> dict[str, GgufTensor]:
-        """Return the tensors at their places: one behind the other, each aligned, up to the end of the file."""
+        """Return the tensors with their offsets; they must follow one another, aligned, up to the end of the file."""
         start = -(-self.position // alignment) * alignment
         tensors: dict[str, GgufTensor] = {}
         position = 0

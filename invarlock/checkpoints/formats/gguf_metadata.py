@@ -1,6 +1,6 @@
-"""What the metadata of a GGUF file say, against the config and the tokenizer of the baseline.
+"""Compares the metadata of a GGUF file with the config and the tokenizer of the baseline.
 
-llama.cpp runs a file by its metadata alone, so another number there is another model.
+llama.cpp runs a file by its metadata alone, so a different number in them is a different model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from invarlock.checkpoints.formats.gguf_file import GgufFile, GgufTensor
 from invarlock.checkpoints.formats.interface import METADATA, Defect, Quantisation
 
 TOKENIZER_FILE = "tokenizer.json"
-# Keys of a GGUF file, below the name of its architecture, and what configs call the same.
+# Keys of a GGUF file, after the name of its architecture, and the names of the same number in configs.
 NUMBERS: Mapping[str, tuple[str, ...]] = {
     "block_count": ("num_hidden_layers",),
     "embedding_length": ("hidden_size",),
@@ -40,11 +40,11 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
 }
 ROPE_BASE, DEFAULT_ROPE_BASE, ROPE_SIZE = "rope.freq_base", 10000.0, "rope.dimension_count"
 ROPE_FACTORS = "rope_freqs.weight"
-# GGUF stores numbers of a config in float32.
+# Tolerance, because GGUF stores a config's numbers in float32.
 RELATIVE = 1e-6
 NORMAL_TOKEN, BLOCK = 1, "blk."
 FILE_TYPE, CALIBRATION = "general.file_type", "quantize.imatrix.dataset"
-# Weights that share a scale, and whether there are no zero points, by type.
+# For each type, the number of weights per scale, and whether there are no zero points.
 GROUPS: Mapping[str, tuple[int, bool]] = {
     "Q4_0": (32, True), "Q4_1": (32, False), "Q5_0": (32, True), "Q5_1": (32, False), "Q8_0": (32, True),
     "Q2_K": (16, False), "Q3_K": (16, True), "Q4_K": (32, False), "Q5_K": (32, False), "Q6_K": (16, True),
@@ -53,7 +53,7 @@ GROUPS: Mapping[str, tuple[int, bool]] = {
 
 
 def metadata_defects(file: GgufFile, config: Mapping[str, Any], baseline: Path) -> Iterator[Defect]:
-    """Yield where the metadata of a file contradict the baseline's config or tokenizer."""
+    """Yield the contradictions between a file's metadata and the baseline's config or tokenizer."""
     inner = config.get("text_config")
     config = {**config, **inner} if isinstance(inner, dict) else config
     architecture = file.metadata["general.architecture"]
@@ -80,16 +80,16 @@ def metadata_defects(file: GgufFile, config: Mapping[str, Any], baseline: Path) 
 def quantisation(
     metadata: Mapping[str, Any], kinds: Mapping[int, str], file_types: Mapping[int, str], packed: list[GgufTensor]
 ) -> Quantisation:
-    """Return what a report says of how a file was quantised.
+    """Return the report's description of how a file was quantised.
 
     Args:
-        metadata: of the file.
+        metadata: the metadata of the file.
         kinds: ggml's names of types.
         file_types: llama.cpp's names of mixtures of types.
         packed: the quantised tensors.
     """
     weights = Counter[str]()
-    # embedding and head often have more bits than what is called the mixture
+    # embedding and head often have more bits than the name of the mixture says
     for tensor in [one for one in packed if one.name.startswith(BLOCK)] or packed:
         weights[kinds[tensor.kind]] += tensor.elements
     main = max(weights, key=lambda kind: weights[kind], default="")
@@ -109,7 +109,7 @@ def quantisation(
 
 
 def _bits(kind: str) -> int | None:
-    """Return the bits of a code by the name of its type: 4 of Q4_K, 2 of IQ2_XS."""
+    """Return the bits per code from the name of a type: 4 for Q4_K, 2 for IQ2_XS."""
     digits = [one for one in kind.partition("_")[0] if one.isdigit()]
     return int(digits[-1]) if digits else None
 
@@ -137,14 +137,14 @@ def _token_defects(file: GgufFile, baseline: Path) -> Iterator[Defect]:
 
 
 def _normal_tokens(baseline: Path) -> dict[int, str]:
-    """Return the tokens of a ``tokenizer.json`` by number, without those that were added; none where it has no list."""
+    """Return the tokens of ``tokenizer.json`` by id, without added tokens; empty if it has no list."""
     if not (baseline / TOKENIZER_FILE).is_file():
         return {}
-    # imported here: other formats do without it
+    # imported here because other formats do not need it
     from tokenizers import Tokenizer
 
     try:
-        # those of a large vocabulary have tens of megabytes
+        # the files of large vocabularies have tens of megabytes
         vocabulary = Tokenizer.from_file(str(baseline / TOKENIZER_FILE)).get_vocab(with_added_tokens=False)
     except Exception:  # noqa: BLE001 - measuring reports what a tokenizer refuses, and why
         return {}
@@ -152,7 +152,7 @@ def _normal_tokens(baseline: Path) -> dict[int, str]:
 
 
 def _rope_tables(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what a config says of rotary positions, by kind of layer where they differ."""
+    """Return a config's settings of rotary positions, one for each kind of layer if they differ."""
     for key in ("rope_parameters", "rope_scaling"):
         table = config.get(key)
         if isinstance(table, dict) and table:
@@ -167,7 +167,7 @@ def _rope_bases(config: Mapping[str, Any]) -> list[float]:
 
 
 def _rotated_features(config: Mapping[str, Any]) -> int | None:
-    """Return how many features of a head turn with the position, None where a config does not say it."""
+    """Return how many features of a head rotary positions rotate; None if a config does not state it."""
     shares = [config.get("partial_rotary_factor"), *(one.get("partial_rotary_factor") for one in _rope_tables(config))]
     share = next((number for one in shares if (number := _number(one)) is not None), None)
     width, heads = _number(config.get("hidden_size")), _number(config.get("num_attention_heads"))
@@ -181,7 +181,7 @@ def _rope_type(config: Mapping[str, Any]) -> str:
 
 
 def _number(value: object) -> float | None:
-    """Return a finite number, None if there is something else."""
+    """Return a finite number; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

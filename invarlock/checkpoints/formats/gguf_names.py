@@ -1,4 +1,4 @@
-"""Which tensor of a GGUF file holds each tensor of a checkpoint, and how the converter changed its numbers.
+"""Maps each tensor of a checkpoint to a GGUF file's tensor, and describes how the converter changed its values.
 
 The names are those of the ``gguf`` package's own tables. Source of the changes: llama.cpp ``conversion/llama.py``
 (``LlamaModel.permute``) and ``conversion/gemma.py`` (``norm_shift``).
@@ -14,7 +14,7 @@ from invarlock.checkpoints.formats.gguf_file import GgufTensor
 from invarlock.checkpoints.formats.gguf_metadata import ROPE_FACTORS
 
 HEAD = "lm_head.weight"
-# Factors of rotary positions, which a config has as numbers.
+# Factors of rotary positions, which are numbers in a config.
 EXTRAS = frozenset({ROPE_FACTORS, "rope_factors_long.weight", "rope_factors_short.weight"})
 
 
@@ -23,9 +23,9 @@ class Conversion:
     """How an architecture of llama.cpp stores models.
 
     Attributes:
-        model_types: as transformers names those that are stored so.
+        model_types: transformers' names of the model types that are stored like this.
         paired_rows: whether the rows of queries and keys are in the order of llama.cpp's rotary positions.
-        norm_shift: what is added to the weights of norms.
+        norm_shift: the number that is added to the weights of norms.
     """
 
     model_types: tuple[str, ...]
@@ -33,7 +33,7 @@ class Conversion:
     norm_shift: float = 0.0
 
 
-# By ``general.architecture``.
+# Conversions by ``general.architecture``.
 CONVERSIONS: Mapping[str, Conversion] = {
     "llama": Conversion(("llama", "mistral", "mixtral"), paired_rows=True),
     "qwen2": Conversion(("qwen2",)),
@@ -64,13 +64,14 @@ CONVERSIONS: Mapping[str, Conversion] = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where the numbers of a dense tensor are.
+    """The place of a dense tensor's values.
 
     Attributes:
-        tensor: of the file.
-        expert: the part of a stack of experts, None if the tensor is no stack.
-        heads: how many heads the rows of a query or key belong to, 0 where their order is the baseline's.
-        shift: what was added to the weights.
+        tensor: the tensor of the file.
+        expert: the index in a stack of experts; None if the tensor is not a stack.
+        heads: the number of heads of a query or key whose rows must be reordered; 0 if they are in the baseline's
+            order.
+        shift: the number that was added to the weights.
     """
 
     tensor: GgufTensor
@@ -87,14 +88,14 @@ class Source:
 def find_sources(
     names: list[str], tensors: Mapping[str, GgufTensor], table: Any, conversion: Conversion, config: Mapping[str, Any]
 ) -> dict[str, Source]:
-    """Return where each tensor of a baseline is; one that is not there is left out.
+    """Return the place of each of a baseline's tensors; missing tensors are left out.
 
     Args:
-        names: of the baseline's tensors.
-        tensors: of the files.
+        names: the baseline's tensor names.
+        tensors: the tensors of the files.
         table: the ``gguf`` package's names for the architecture, its ``TensorNameMap``.
-        conversion: of the architecture.
-        config: the baseline's.
+        conversion: the conversion of the architecture.
+        config: the baseline's config.
     """
     heads = config.get("num_attention_heads")
     groups = config.get("num_key_value_heads") or heads
@@ -112,14 +113,14 @@ def find_sources(
 
 
 def _stored_name(name: str, table: Any) -> tuple[str | None, int | None]:
-    """Return what llama.cpp calls a tensor, and which part of it it is where experts are stored as a stack."""
+    """Return llama.cpp's name of a tensor, and its index if experts are stored as a stack."""
     parts, expert = name.split("."), None
     spellings = [name]
     if "experts" in parts[:-2]:
         number = parts.pop(parts.index("experts") + 1)
         expert = int(number) if number.isdigit() and len(number) < 7 else None
         merged = ".".join(parts)
-        # what the converter itself calls a stack of experts: as Qwen's models, or as Mixtral's first files
+        # the converter's own names for stacks of experts: as in Qwen's models, and as in early Mixtral files
         spellings = [merged, merged.removeprefix("model.").replace("block_sparse_moe", "feed_forward")]
     found = (table.get_name(one, try_suffixes=(".weight", ".bias")) for one in spellings)
     return next((one for one in found if one is not None), None), expert

@@ -29,7 +29,7 @@ class GPTQFormat:
         """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+            CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         stated = source.quantisation
         version = stated.get("checkpoint_format") or stated.get("format") or "gptq"

@@ -1,4 +1,4 @@
-"""What a storage format gives: tensors as a dense checkpoint has them, how they are stored, and what is wrong."""
+"""The interface of storage formats: dense tensors, how they are stored, and their defects."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from invarlock.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-# Kinds of defects: a scale's value or shape, something packed that should not be or the other way, the size of files,
-# and the metadata of the model in a file.
+# Kinds of defects: the value or shape of a scale, a tensor that is packed but should not be (or the reverse), the size
+# of files, and the model's metadata in a file.
 SCALE, PACKING, SIZE, METADATA = "scale", "packing", "size", "metadata"
 DEQUANTISE = "save it dequantised (bfloat16 safetensors) and evaluate that"
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing that is wrong with how a tensor is stored, as one line of the guard ``invariants``."""
+    """One defect in how a tensor is stored, reported as one line of the guard ``invariants``."""
 
     tensor: str
     kind: str
@@ -30,16 +30,16 @@ class Defect:
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How weights were quantised, as far as the checkpoint says; None is unknown, or differs between modules.
+    """How weights were quantised, as far as the checkpoint states it; None if unknown or different between modules.
 
     Attributes:
-        tool: what wrote the checkpoint, with its version where that is known.
+        tool: the tool that wrote the checkpoint, with its version if known.
         method: the storage format and its variant.
-        bits: of a weight.
-        activation_bits: of the inputs of a quantised matrix, None if they are not quantised.
-        group_size: weights along a row that share a scale; 0 where a whole row or tensor does.
+        bits: bits per weight.
+        activation_bits: bits of the inputs of a quantised matrix; None if they are not quantised.
+        group_size: weights along a row that share a scale; 0 if a whole row or tensor does.
         symmetric: whether there are no zero points.
-        ignored_modules: names or patterns that were left as they were.
+        ignored_modules: names or patterns of modules that were not quantised.
         calibration: the data that the quantiser used.
     """
 
@@ -53,22 +53,22 @@ class Quantisation:
     calibration: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return it as a report has it."""
+        """Return the description in the form of a report."""
         return {**asdict(self), "ignored_modules": list(self.ignored_modules)}
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How much room a checkpoint takes.
+    """The storage format and size of a checkpoint.
 
     Attributes:
-        format: what people call the format.
-        stored_bytes: of the data of all tensors.
+        format: the format's common name.
+        stored_bytes: the bytes of all tensors.
         weights: elements of the dense tensors.
-        packed_weights: those of them that are stored packed.
-        packed_bytes: of the stored data of these, scales included.
-        unpacked_modules: the matrices that are not packed, by name; none of a checkpoint that packs nothing.
-        quantisation: None if nothing is packed.
+        packed_weights: how many of these are stored packed.
+        packed_bytes: the stored bytes of the packed weights, including scales.
+        unpacked_modules: names of the matrices that are not packed; empty for a checkpoint that packs nothing.
+        quantisation: how the weights were quantised; None if nothing is packed.
     """
 
     format: str
@@ -81,11 +81,11 @@ class Storage:
 
     @property
     def bits_per_weight(self) -> float:
-        """Return the stored bits for each weight, scales and zero points included."""
+        """Return the stored bits per weight, including scales and zero points."""
         return 8 * self.stored_bytes / max(self.weights, 1)
 
     def document(self) -> dict[str, Any]:
-        """Return it as a report has it."""
+        """Return the description in the form of a report."""
         quantisation = None if self.quantisation is None else self.quantisation.document()
         return {
             **asdict(self),
@@ -100,28 +100,28 @@ class Checkpoint(Protocol):
 
     @property
     def files(self) -> CheckpointFiles:
-        """The dense checkpoint that this stands for: its config, and names, types and shapes of its tensors.
+        """The dense checkpoint that this represents: its config, and names, dtypes and shapes of its tensors.
 
-        A tensor that cannot be read (a part is missing or has another shape) is not among them; ``check`` names it.
-        The bytes and shard of an entry are those of a dense tensor and of the file that holds its codes.
+        A tensor that cannot be read (a part is missing or has another shape) is left out, and ``check`` reports it. An
+        entry has the size of the dense tensor, and the shard that stores its codes.
         """
 
     def read(self, name: str) -> torch.Tensor:
-        """Return one tensor of ``files``, dense, on the CPU, of its type and shape.
+        """Return one tensor of ``files``, dense, on the CPU, with its dtype and shape.
 
         Raises:
-            CheckpointError: when the data cannot be what the headers and the config promise.
+            CheckpointError: when the data contradict the headers or the config.
         """
 
     def storage(self) -> Storage:
         """Return how the checkpoint is stored, from config and headers alone."""
 
     def check(self) -> tuple[Defect, ...]:
-        """Return what is wrong with the packed tensors by themselves, in order of their names; reads their scales."""
+        """Return the defects within packed tensors, in order of their names; this reads their scales."""
 
 
 class Format(Protocol):
-    """A way to store weights: what people call it, and the tools that usually write it."""
+    """A way to store weights: its common name, and the tools that usually write it."""
 
     @property
     def name(self) -> str:
@@ -135,15 +135,15 @@ class Format(Protocol):
         """Return whether a folder is stored in this format, by its small files and headers."""
 
     def open(self, source: CheckpointFolder) -> Checkpoint:
-        """Return the reader of a folder that matches.
+        """Return the reader of a matching folder.
 
         Raises:
-            CheckpointError: when it is a variant that cannot be read, or no whole checkpoint.
+            CheckpointError: when the variant is not supported, or the checkpoint is not complete.
         """
 
 
 def unreadable(folder: Path, form: Format, why: str) -> CheckpointError:
-    """Return the refusal of a checkpoint in a format, or a variant of it, that cannot be read."""
+    """Return the error for a checkpoint whose format, or variant of a format, cannot be read."""
     return CheckpointError(
         f"{folder}: stored as {form.name}, usually by {form.tools} ({why}), which cannot be read yet; {DEQUANTISE}"
     )

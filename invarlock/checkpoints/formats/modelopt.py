@@ -1,7 +1,8 @@
-"""Checkpoints that NVIDIA ModelOpt exports for Hugging Face: FP8 with a scale a tensor, and NVFP4.
+"""Checkpoints that NVIDIA ModelOpt exports for Hugging Face: FP8 with a scale per tensor, and NVFP4.
 
-FP8: ``codes × weight_scale``. NVFP4: ``e2m1 × weight_scale × weight_scale_2``, two codes a byte, the lower nibble the
-even column, a float8 scale for 16 weights and one float32 scale for all. Source: TensorRT-Model-Optimizer,
+FP8: ``codes × weight_scale``. NVFP4: ``e2m1 × weight_scale × weight_scale_2``, with two codes per byte (the lower
+nibble is the even column), one float8 scale per 16 weights and one float32 scale for all. Source:
+TensorRT-Model-Optimizer,
 ``modelopt/torch/quantization/qtensor/nvfp4_tensor.py`` and ``modelopt/torch/export``.
 """
 
@@ -47,7 +48,7 @@ class ModelOptFormat:
         """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+            CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         stated, files = source.quantisation, source.files
         exported = source.document("hf_quant_config.json")
@@ -91,7 +92,7 @@ FORMAT = ModelOptFormat()
 
 
 def _modules(files: CheckpointFiles) -> list[str]:
-    """Return the modules that have codes of a matrix, or a scale without them."""
+    """Return the modules that have codes of a matrix, or a scale without codes."""
     scaled = {
         name.rpartition(".")[0]
         for name in files.entries
@@ -130,7 +131,7 @@ def _packed_tensor(files: CheckpointFiles, module: str, algorithm: str) -> tuple
 
 
 def _unpack(parts: Mapping[str, Any], *, dtype: str) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     scale = parts["scale"].float()

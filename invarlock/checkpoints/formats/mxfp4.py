@@ -1,7 +1,7 @@
-"""MXFP4 as gpt-oss stores it: stacks of experts as 4-bit floats in blocks of 32, with a power of two for each block.
+"""MXFP4 as gpt-oss stores it: stacks of experts as 4-bit floats in blocks of 32, with a power of two per block.
 
-``X_blocks`` (experts, rows, blocks, 16 bytes) and ``X_scales`` (experts, rows, blocks) stand for ``X`` (experts,
-blocks × 32, rows): two codes a byte, the lower nibble first, times 2 to the power of ``scale − 127``. Source: OCP MX
+``X_blocks`` (experts, rows, blocks, 16 bytes) and ``X_scales`` (experts, rows, blocks) represent ``X`` (experts,
+blocks × 32, rows): two codes per byte, the lower nibble first, times 2 to the power of ``scale − 127``. Source: OCP MX
 v1.0, transformers 5.24 ``integrations/mxfp4.py`` (``convert_moe_packed_tensors``).
 """
 
@@ -46,7 +46,7 @@ class Mxfp4Format:
         """Return the checkpoint with its packed stacks mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when no tensor is packed, or it is no whole checkpoint.
+            CheckpointError: when no tensor is packed, or the checkpoint is not complete.
         """
         files = source.files
         packed: dict[str, PackedTensor] = {}
@@ -83,7 +83,7 @@ FORMAT = Mxfp4Format()
 
 
 def _packed_tensor(files: CheckpointFiles, name: str) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a stack is stored, None if it cannot be read, and what is wrong with it."""
+    """Return how a stack is stored (None if it cannot be read), and its defects."""
     entries = files.entries
     parts = {"codes": f"{name}{BLOCKS}", "scale": f"{name}{SCALES}"}
     codes = entries.get(parts["codes"])
@@ -107,7 +107,7 @@ def _broken_exponents(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _unpack(parts: Mapping[str, Any], *, dtype: str) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     weights = unpacking.unpack_e2m1(parts["codes"]) * unpacking.powers_of_two(parts["scale"])[..., None]

@@ -1,6 +1,6 @@
-"""Packed tensors in safetensors files: what all formats that store a matrix as codes and scales have in common.
+"""Packed tensors in safetensors files: the common part of all formats that store a matrix as codes and scales.
 
-A format says which stored tensors make up each dense one (``PackedTensor``); the rest is read as it is stored.
+A format declares which stored tensors make up each dense tensor (``PackedTensor``); other tensors are read as stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_TEXT, MAX_BITS = 500, 64
 DENSE_TYPES = ("BF16", "F16", "F32")
 Unpack = Callable[[Mapping[str, Any]], Any]
-# Scales of keys, values and activations: known to every serving library, and no part of a weight.
+# Scales of keys, values and activations, which serving libraries know; they are not part of a weight.
 EXTRAS = (
     "k_scale", "v_scale", "q_scale", "prob_output_scale", "input_scale", "activation_scale", "input_zero_point",
     "input_global_scale", "output_scale", "output_zero_point",
@@ -33,16 +33,16 @@ EXTRAS = (
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """A dense tensor that is stored in several parts.
+    """A dense tensor that is stored as several parts.
 
     Attributes:
-        name: of the dense tensor.
-        dtype: of the dense tensor, in the words of safetensors ("BF16").
-        shape: of the dense tensor.
-        parts: the names of stored tensors by what they are ("codes", "scale").
-        scales: those of ``parts`` whose values are finite and not zero in a healthy checkpoint.
-        unpack: makes the dense tensor from the parts, which are PyTorch tensors; it may raise ``CheckpointError``.
-        inspect: yields what else is wrong with the values of the parts: the kind of defect, and the reason.
+        name: the name of the dense tensor.
+        dtype: the dtype of the dense tensor, in safetensors' notation ("BF16").
+        shape: the shape of the dense tensor.
+        parts: the names of the stored tensors, by their purpose ("codes", "scale").
+        scales: the keys of ``parts`` whose values must be finite and not zero.
+        unpack: makes the dense tensor from the parts, given as PyTorch tensors; it may raise ``CheckpointError``.
+        inspect: yields further defects in the values of the parts: the kind of defect, and the reason.
     """
 
     name: str
@@ -56,14 +56,14 @@ class PackedTensor:
 
 @dataclass(frozen=True)
 class PackedCheckpoint:
-    """A checkpoint of which some tensors are packed.
+    """A checkpoint with some packed tensors.
 
     Attributes:
         stored: the tensors as they are stored.
-        packed: those that can be read, by the names of the dense tensors.
-        unreadable: stored tensors that belong to dense ones that cannot be read; ``defects`` says why.
-        defects: what headers and config show already.
-        format_name: what people call the format.
+        packed: the packed tensors that can be read, by the names of the dense tensors.
+        unreadable: stored parts of dense tensors that cannot be read; ``defects`` has the reasons.
+        defects: the defects found in headers and config.
+        format_name: the format's common name.
         quantisation: how the weights were quantised.
     """
 
@@ -76,7 +76,7 @@ class PackedCheckpoint:
 
     @cached_property
     def files(self) -> CheckpointFiles:
-        """Return the entries of the weights as dense tensors, under the names that a dense checkpoint has."""
+        """Return the entries of the dense tensors, under the names that a dense checkpoint has."""
         taken = {part for tensor in self.packed.values() for part in tensor.parts.values()} | self.unreadable
         entries = {
             name: entry
@@ -91,7 +91,7 @@ class PackedCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Return one weight as a dense tensor of its logical shape, on the CPU."""
-        # imported here: recognising the format must not wait for PyTorch
+        # imported here so that recognising the format does not need PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         tensor = self.packed.get(name)
@@ -113,7 +113,7 @@ class PackedCheckpoint:
         return dense
 
     def storage(self) -> Storage:
-        """Return how the weights are stored: format, bytes and how many of them are packed."""
+        """Return how the weights are stored: the format, the bytes, and the number of packed weights."""
         files = self.files
         return Storage(
             format=self.format_name,
@@ -137,7 +137,7 @@ class PackedCheckpoint:
         return tuple(sorted(found, key=lambda defect: (defect.tensor, defect.reason)))
 
     def _broken_scales(self) -> Iterator[Defect]:
-        # imported here: recognising the format must not wait for PyTorch
+        # imported here so that recognising the format does not need PyTorch
         from invarlock.checkpoints.formats.unpacking import broken_values, read_stored
 
         for name, tensor in self.packed.items():
@@ -148,7 +148,7 @@ class PackedCheckpoint:
                     yield Defect(name, SCALE, f"{stored.rpartition('.')[2]}: {problem}")
 
     def _broken_parts(self) -> Iterator[Defect]:
-        # imported here: recognising the format must not wait for PyTorch
+        # imported here so that recognising the format does not need PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         for name, tensor in self.packed.items():
@@ -159,14 +159,14 @@ class PackedCheckpoint:
 
 
 def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config without what it says about packed weights."""
+    """Return a config without its fields about packed weights."""
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     inner = plain.get("text_config")
     return {**plain, "text_config": dense_config(inner)} if isinstance(inner, dict) else plain
 
 
 def stored_dtype(config: Mapping[str, Any]) -> str:
-    """Return the type of weights that a config names, in the words of safetensors; BF16 where it names none."""
+    """Return the dtype of weights that a config names, in safetensors' notation; BF16 if it names none."""
     inner = config.get("text_config")
     named = (
         config.get("dtype") or config.get("torch_dtype") or (inner.get("dtype") if isinstance(inner, dict) else None)
@@ -175,9 +175,9 @@ def stored_dtype(config: Mapping[str, Any]) -> str:
 
 
 def left_dense(files: CheckpointFiles, modules: Iterable[str], ignore: tuple[str, ...]) -> Iterator[Defect]:
-    """Yield the matrices of attention and FFN that are not packed, and that the config does not leave as they were.
+    """Yield the matrices of attention and FFN that are not packed although the config does not exclude them.
 
-    ``modules`` are those with codes or scales, which are looked at by themselves.
+    ``modules`` are the modules with codes or scales, which are checked separately.
     """
     looked_at = frozenset(modules)
     for name, entry in files.entries.items():
@@ -191,7 +191,7 @@ def left_dense(files: CheckpointFiles, modules: Iterable[str], ignore: tuple[str
 
 
 def matches_glob(module: str, pattern: str) -> bool:
-    """Return whether a module, or one that it is part of, is named by a pattern with ``*``, as quantisers write it."""
+    """Return whether a quantiser's pattern with ``*`` matches a module or a module that contains it."""
     return any(fnmatchcase(part, pattern) for part in (module, module.rpartition(".")[2], *_parents(module)))
 
 
@@ -202,18 +202,18 @@ def _parents(module: str) -> Iterator[str]:
 
 
 def bits_or_none(value: object) -> int | None:
-    """Return a number of bits, None if a config has something else in its place."""
+    """Return a number of bits; None if the config has another kind of value there."""
     return value if type(value) is int and 0 < value <= MAX_BITS else None
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """Return the texts in a list of a config, each cut to what a report has room for; nothing where it is no list."""
+    """Return the texts in a list of a config, each cut to the length allowed in a report; empty if it is not a list."""
     return tuple(one[:MAX_TEXT] for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def broken_exponents(scale: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with scales that are stored as powers of two: 255 stands for no number (OCP MX v1.0)."""
-    # imported here: recognising the format must not wait for PyTorch
+    """Yield the defects of scales that are stored as powers of two: the value 255 is NaN (OCP MX v1.0)."""
+    # imported here so that recognising the format does not need PyTorch
     from invarlock.checkpoints.formats.unpacking import exponents
 
     count = int((exponents(scale) == 255).sum())
@@ -224,7 +224,7 @@ def broken_exponents(scale: Any, name: str) -> Iterator[tuple[str, str]]:
 def shape_defects(
     tensor: str, entries: Mapping[str, TensorEntry], wanted: Iterable[tuple[str, tuple[tuple[int, ...], ...]]]
 ) -> Iterator[Defect]:
-    """Yield the parts of a packed tensor that are missing or have none of the shapes that they may have."""
+    """Yield the parts of a packed tensor that are missing or have none of their allowed shapes."""
     for name, shapes in wanted:
         last = name.rpartition(".")[2]
         if name not in entries:

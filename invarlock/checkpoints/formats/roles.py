@@ -1,4 +1,4 @@
-"""Matrices that a quantiser packed in some blocks and not in others."""
+"""Finds matrices that a quantiser packed in some blocks and not in others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PATTERN = re.compile(r"[*+\\^$|(\[]|^-:")
 
 
 def left_dense(files: CheckpointFiles, modules: Collection[str], exceptions: Collection[str]) -> Iterator[Defect]:
-    """Yield the matrices that are dense, and no rule says so, where those of the same role elsewhere are packed.
+    """Yield the dense matrices, not excluded by any rule, whose role is packed in other blocks.
 
     Args:
         files: the stored tensors.
         modules: the names of the packed modules.
-        exceptions: names, or parts of names, of modules that the config leaves as they were; with a pattern among them
-            nothing is yielded, as nobody knows which modules it means.
+        exceptions: names, or parts of names, of modules that the config excludes from packing. If one of them is a
+            pattern, nothing is yielded, because it is not known which modules it matches.
     """
     if any(_PATTERN.search(one) for one in exceptions):
         return

@@ -1,9 +1,9 @@
-"""torchao's safetensors, as transformers writes them: integers of 1 to 8 bits with a scale for each row or group.
+"""torchao's safetensors, as transformers writes them: integers of 1 to 8 bits with a scale per row or group.
 
-The header's metadata names the class of each weight and its attributes, as JSON; the tensors of ``weight`` are
-``_weight_qdata``, ``_weight_scale`` and ``_weight_zero_point``. ``Int8Tensor`` and ``IntxUnpackedToInt8Tensor`` (a byte
-for each code) are ``(codes − zero point) × scale``. ``Int4Tensor`` has two signed codes a byte, the lower nibble first,
-scales and zero points of shape (groups, rows), and is ``codes × scale + zero point``.
+The header's metadata give the class of each weight and its attributes, as JSON. The tensors of ``weight`` are
+``_weight_qdata``, ``_weight_scale`` and ``_weight_zero_point``. ``Int8Tensor`` and ``IntxUnpackedToInt8Tensor`` (one
+byte per code) are ``(codes − zero point) × scale``. ``Int4Tensor`` has two signed codes per byte, the lower nibble
+first, and scales and zero points of shape (groups, rows); it is ``codes × scale + zero point``.
 Source: torchao 0.18 ``prototype/safetensors``, ``Int8Tensor.dequantize``, ``IntxUnpackedToInt8Tensor.dequantize``, and
 for ``Int4Tensor`` FBGEMM's ``int4_row_quantize_zp`` and ``pack_int4``, which MSLK took over.
 """
@@ -36,7 +36,7 @@ _BITS = {f"int{bits}": bits for bits in range(1, 9)}
 
 @dataclass(frozen=True)
 class TorchAOFormat:
-    """``quant_method: torchao`` in safetensors, of the classes in ``READ``."""
+    """``quant_method: torchao`` in safetensors, with the classes in ``READ``."""
 
     name: str = "torchao"
     tools: str = "torchao"
@@ -49,7 +49,7 @@ class TorchAOFormat:
         """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
 
         Raises:
-            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+            CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         files = source.files
         described = _described(files)
@@ -101,7 +101,7 @@ FORMAT = TorchAOFormat()
 
 
 def _described(files: CheckpointFiles) -> dict[str, dict[str, Any]]:
-    """Return what the metadata of the files says about each tensor."""
+    """Return the description of each tensor in the metadata of the files."""
     found = {}
     for metadata in files.metadata.values():
         for name, text in metadata.items():
@@ -127,7 +127,7 @@ def _quantises_inputs(described: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _WeightMetadata:
-    """What the metadata say of a weight: its class, the bits of a code, its block and its type, None as the scale's."""
+    """A weight's metadata: its class, bits per code, block, and dtype, which is None for the scale's dtype."""
 
     kind: str
     bits: int
@@ -136,7 +136,7 @@ class _WeightMetadata:
 
 
 def _about(described: Mapping[str, Any]) -> _WeightMetadata | None:
-    """Return what the metadata say of a weight, None if they say nothing, or what cannot be."""
+    """Return a weight's metadata; None if they are missing or impossible."""
     data, kind = described.get("_data"), described.get("_type")
     if not isinstance(data, dict) or kind not in READ:
         return None
@@ -156,7 +156,7 @@ def _text(value: object) -> str:
 def _packed_tensor(
     files: CheckpointFiles, name: str, about: _WeightMetadata | None
 ) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a weight is stored, None if it cannot be read, and what is wrong with it."""
+    """Return how a weight is stored (None if it cannot be read), and its defects."""
     entries, module = files.entries, name.removesuffix("weight")
     parts = {part: f"{module}{_PREFIX}{part}" for part in PARTS}
     if name in entries:
@@ -203,7 +203,7 @@ def _inspect(parts: Mapping[str, Any], *, about: _WeightMetadata) -> Iterator[tu
 
 
 def _unpack(parts: Mapping[str, Any], *, about: _WeightMetadata, dtype: str) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     if about.kind == NIBBLES:

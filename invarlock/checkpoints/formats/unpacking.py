@@ -1,4 +1,4 @@
-"""Arithmetic of packed weights in PyTorch: codes out of words, and scales over groups and blocks."""
+"""Arithmetic of packed weights in PyTorch: unpacks codes from words, and expands scales over groups and blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
-# The magnitudes of a 4-bit float with two exponent bits and one of mantissa, by code; bit 3 is the sign (OCP MX v1.0).
+# The magnitudes of 4-bit floats with two exponent bits and one mantissa bit, by code; bit 3 is the sign (OCP MX v1.0).
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 WORD_BITS = 32
 
@@ -22,12 +22,12 @@ def read_stored(files: CheckpointFiles, name: str) -> torch.Tensor:
 
 
 def of_dtype(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Return a tensor as the type that safetensors names so."""
+    """Return a tensor converted to a dtype in safetensors' notation."""
     return tensor.to({"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[dtype])
 
 
 def broken_values(scale: torch.Tensor) -> str | None:
-    """Return what is wrong with the values of a scale, None if all are finite and none is zero.
+    """Return what is wrong with the values of a scale; None if all are finite and none is zero.
 
     A scale may be negative: auto-round uses both ends of a symmetric range.
     """
@@ -40,10 +40,10 @@ def broken_values(scale: torch.Tensor) -> str | None:
 
 
 def unpack_words(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
-    """Return the unsigned codes in each row of int32 words, from the lowest bit on, as int32 (rows, columns).
+    """Return the unsigned codes in each row of int32 words, lowest bits first, as int32 (rows, columns).
 
-    Codes follow each other without gaps where the words are just enough for that, as compressed-tensors writes them
-    since 0.10; else a word holds as many whole codes as fit. For 2, 4 and 8 bits both are the same.
+    If the row has just enough words for it, codes follow each other without gaps, as compressed-tensors writes them
+    since 0.10; otherwise each word has as many whole codes as fit. For 2, 4 and 8 bits both layouts are the same.
     """
     mask = (1 << bits) - 1
     per_word = WORD_BITS // bits
@@ -60,13 +60,13 @@ def unpack_words(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
 
 
 def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """Return signed codes of 4 bits, two a byte and the lower nibble first, as int8 (rows, 2 × bytes)."""
+    """Return signed 4-bit codes, stored two per byte with the lower nibble first, as int8 (rows, 2 × bytes)."""
     signed = packed.view(torch.int8)
     return torch.stack((signed << 4 >> 4, signed >> 4), -1).flatten(-2)
 
 
 def unpack_e2m1(packed: torch.Tensor) -> torch.Tensor:
-    """Return the values of 4-bit floats, two a byte and the lower nibble first, as float32 (rows, 2 × bytes)."""
+    """Return 4-bit floats, stored two per byte with the lower nibble first, as float32 (rows, 2 × bytes)."""
     codes = torch.stack((packed & 0x0F, packed >> 4), -1).flatten(-2).long()
     table = torch.tensor([*E2M1, *(-value for value in E2M1)])
     return table[codes]
@@ -78,13 +78,13 @@ def exponents(scale: torch.Tensor) -> torch.Tensor:
 
 
 def powers_of_two(scale: torch.Tensor) -> torch.Tensor:
-    """Return scales that are stored as exponents, 127 for 1, as float32."""
+    """Return as float32 the scales that are stored as exponents; 127 represents 1."""
     powers = exponents(scale).int() - 127
     return torch.ldexp(torch.ones(powers.shape), powers)
 
 
 def spread_groups(scale: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return scales (rows, groups) for every weight of a matrix (rows, columns); (rows,) or one value too."""
+    """Expand scales (rows, groups), (rows,) or a single value to every weight of a matrix (rows, columns)."""
     scale = scale.reshape(-1, 1) if scale.ndim < 2 else scale
     groups = scale.shape[-1]
     if groups > 1:
@@ -93,6 +93,6 @@ def spread_groups(scale: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def spread_blocks(scale: torch.Tensor, block: tuple[int, int], shape: Sequence[int]) -> torch.Tensor:
-    """Return scales of blocks for every weight of a matrix; the last blocks may be cut off."""
+    """Expand scales of blocks to every weight of a matrix; the last blocks may be cut off."""
     rows = scale.repeat_interleave(block[0], 0)[: shape[0]]
     return rows.repeat_interleave(block[1], 1)[:, : shape[1]]

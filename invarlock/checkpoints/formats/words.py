@@ -1,6 +1,7 @@
-"""The layout of weights in GPTQ and AWQ: ``qweight``, ``qzeros``, ``scales`` and ``g_idx`` of each module.
+"""The layout of GPTQ and AWQ weights: ``qweight``, ``qzeros``, ``scales`` and ``g_idx`` of each module.
 
-A module's weight is ``(codes − zero point) × scale`` in the scale's type, transposed: the files hold (inputs, outputs).
+A module's weight is ``(codes − zero point) × scale`` in the scale's dtype, transposed: the files store (inputs,
+outputs).
 Source: AutoGPTQ 0.7 ``qlinear_cuda_old``, GPTQModel 7 ``convert_gptq_v1_to_v2_format``, AutoAWQ 0.2
 ``WQLinear_GEMM`` and ``dequantize_gemm``, auto-round 0.16 ``bit_packing``.
 """
@@ -22,20 +23,20 @@ if TYPE_CHECKING:
     import torch
 
 ENDINGS = ("qweight", "qzeros", "scales", "g_idx")
-# AWQ puts eight columns into a word in this order, the lowest bits first.
+# The order in which AWQ packs eight columns into a word, lowest bits first.
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the words of all modules are to be read.
+    """How to read the words of all modules.
 
     Attributes:
-        bits: of a code, as the config says.
-        other_bits: those that the config gives to some modules.
-        group_size: inputs that share a scale; 0 for all of them.
-        along_outputs: whether a word holds codes of several outputs (AWQ) or of several inputs (GPTQ).
-        zero_offset: what is added to a stored zero point: 1 in the first version of GPTQ.
+        bits: bits per code, from the config.
+        other_bits: other bits per code that the config gives to some modules.
+        group_size: inputs that share a scale; 0 if all inputs do.
+        along_outputs: whether a word has codes of several outputs (AWQ) or of several inputs (GPTQ).
+        zero_offset: the number to add to a stored zero point: 1 in the first version of GPTQ.
     """
 
     bits: int
@@ -64,7 +65,7 @@ def read_layout(source: CheckpointFolder, form: Format, *, along_outputs: bool, 
 
 
 def open_words(source: CheckpointFolder, form: Format, layout: Layout, method: str) -> PackedCheckpoint:
-    """Return the reader of a checkpoint whose modules have ``qweight`` and its like."""
+    """Return the reader of a checkpoint whose modules have ``qweight`` and the other tensors of this layout."""
     stated, files = source.quantisation, source.files
     packed: dict[str, PackedTensor] = {}
     defects: list[Defect] = []
@@ -107,7 +108,7 @@ def open_words(source: CheckpointFolder, form: Format, layout: Layout, method: s
 
 
 def left_out(stated: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names or patterns of the modules that a config leaves as they were."""
+    """Return the names or patterns of the modules that a config excludes from packing."""
     names = stated.get("modules_to_not_convert")
     found = {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
     extra = _tables(stated.get("extra_config")).items()
@@ -116,7 +117,7 @@ def left_out(stated: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _packed_tensor(files: CheckpointFiles, module: str, layout: Layout) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a module's weight is stored, None if it cannot be read, and what is wrong with it."""
+    """Return how a module's weight is stored (None if it cannot be read), and its defects."""
     name, entries = f"{module}.weight", files.entries
     parts = {part: f"{module}.{part}" for part in ENDINGS if f"{module}.{part}" in entries}
     missing = [part for part in ENDINGS[:3] if part not in parts]
@@ -162,7 +163,7 @@ def _out_of_range(parts: Mapping[str, Any], *, groups: int) -> Iterator[tuple[st
 
 
 def _unpack(parts: Mapping[str, Any], *, bits: int, along_outputs: bool, offset: int, group: int) -> torch.Tensor:
-    # imported here: recognising the format must not wait for PyTorch
+    # imported here so that recognising the format does not need PyTorch
     import torch
 
     from invarlock.checkpoints.formats import unpacking
@@ -171,7 +172,7 @@ def _unpack(parts: Mapping[str, Any], *, bits: int, along_outputs: bool, offset:
     groups, outputs = scales.shape
     zeros = parts["qzeros"]
     if offset and 32 % bits == 0:
-        # added to whole words, as GPTQModel takes it away: a zero point of 0 borrows from its neighbour
+        # added to whole words, as GPTQModel subtracts it from whole words: a zero point of 0 borrows from the next one
         ones = sum(1 << place for place in range(0, 32, bits))
         zeros = unpacking.unpack_words(zeros + torch.tensor(ones - (ones >> 31 << 32)).int(), bits, outputs)
     else:
@@ -193,7 +194,7 @@ def _tables(value: object) -> Mapping[str, Any]:
 
 
 def _tool(stated: Mapping[str, Any], form: Format) -> str:
-    """Return who wrote the checkpoint, as far as the config says."""
+    """Return the tool that wrote the checkpoint, as far as the config states it."""
     quantizer = _tables(stated.get("meta")).get("quantizer")
     if isinstance(quantizer, list) and quantizer and isinstance(quantizer[0], str):
         return quantizer[0].replace(":", " ", 1)

@@ -34,7 +34,7 @@ def stated_by(client: Client, model: str, fingerprint: object = None) -> dict[st
     """Return what a server says about a model and itself, as short texts by name; missing facts are left out.
 
     Args:
-        client: of the server.
+        client: the client of the server.
         model: the server's name for the model.
         fingerprint: the ``system_fingerprint`` of an answer.
     """

@@ -60,8 +60,10 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasurement:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of an answer: at each position the log-probability of the text's token and the most probable token,
-    and the smallest number of tokens given at a position."""
+    """The kept part of an answer: at each position the log-probability of the text's token and the most probable token.
+
+    ``fewest`` is the smallest number of tokens given at a position.
+    """
 
     target: np.ndarray[Any, np.dtype[np.float64]]
     ids: np.ndarray[Any, np.dtype[np.int64]]

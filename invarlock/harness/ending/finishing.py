@@ -15,6 +15,7 @@ from invarlock.harness.devices.inventory import Pool
 from invarlock.harness.ending.pytest_report import reduce_pytest_report
 from invarlock.harness.planning.presets import derived_preset, preset_lines, preset_path
 from invarlock.harness.state.nodes import fleet_environment
+from invarlock.harness.state.origin import with_origin
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
 from invarlock.moments import utc_now
@@ -139,7 +140,7 @@ def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:
 def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     """Build, sign and verify the pack; return the lines to show."""
     key, origin = _signing_key(run)
-    write_provenance(run)
+    changed = write_provenance(run)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
     assurance = run.settings.report_assurance
     # people paste this command into another shell or a workflow in which InvarLock is installed
@@ -153,6 +154,7 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     page = built.path / layout.PACK_PAGE
     unverified = "reports:        not verified in the pack, only checksums were checked (--report-assurance off)"
     return [
+        *changed,
         f"verdict:        {built.verdict}",
         *([unverified] if assurance == "off" else []),
         f"evidence pack:  {_shown(built.path)}",
@@ -163,8 +165,10 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     ]
 
 
-def write_provenance(run: Run) -> None:
+def write_provenance(run: Run) -> tuple[str, ...]:
     """Write the provenance of the evidence: the environment and the source repository.
+
+    Returns a line to show if the code changed while the run was in progress.
 
     Raises:
         MissingFileError: if the origin of the suites folder is unknown.
@@ -175,11 +179,14 @@ def write_provenance(run: Run) -> None:
     document = environment(determinism_switches(run.settings.determinism), graphics(gpus))
     if run.settings.fleet is not None:
         document = fleet_environment(run.directory) or document
-    write_json(state / "environment.json", document)
     source = source_of(run.suites_folder)
     if source is None:
+        write_json(state / "environment.json", document)
         raise MissingFileError(f"{run.suites_folder}: {NO_SOURCE}")
+    document, source, changed = with_origin(run, document, source)
+    write_json(state / "environment.json", document)
     write_json(state / "source_repo.json", source)
+    return changed
 
 
 def _end_shard(run: Run, lines: Sequence[str], *, passed: bool, interrupted: bool) -> Ending:
@@ -192,13 +199,14 @@ def _end_shard(run: Run, lines: Sequence[str], *, passed: bool, interrupted: boo
             False, (*lines, f"{name}: interrupted; continue it with --resume --output-dir {_shown(run.directory.path)}")
         )
     try:
-        write_provenance(run)
+        changed = write_provenance(run)
     except InvarLockError as error:
         return Ending(False, (*lines, f"{name}: it cannot be merged: {error}"))
     return Ending(
         passed,
         (
             *lines,
+            *changed,
             f"{name}: {'every' if passed else 'not every'} case is as expected; a shard has no pack",
             f"when all {shards} are finished: invarlock merge RUN... --output DIR --signing-key KEY.pem",
         ),

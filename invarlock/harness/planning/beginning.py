@@ -22,6 +22,7 @@ from invarlock.harness.sources.finding import PINS_NAME, find_sources, obtain_pi
 from invarlock.harness.sources.texts import length_problems
 from invarlock.harness.state.found_sources import Sources
 from invarlock.harness.state.leftovers import remove_leftovers
+from invarlock.harness.state.origin import record_origin
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.output import ShowLine
@@ -135,6 +136,7 @@ def _begin(run: Run, models: Sequence[Model], documents: Mapping[str, Any]) -> l
     write_json(run.directory.state / "settings.json", run.settings.document())
     for name, document in documents.items():
         write_json(run.directory.state / name, document)
+    record_origin(run)
     pool.write(run.directory.devices)
     begin_presets(run, models)
     return list(_remarks(run, pool))

@@ -1,9 +1,9 @@
-"""BCa interval of 400 windows × 3,200 replicates against scipy's, in turns in the same process; growth with windows.
+"""Our BCa interval (400 windows × 3,200 replicates) against scipy's in the same process, and its growth with windows.
 
     python benchmarks/bca_interval.py
 
-Resamples are kept for the next interval of the same seed and as many windows, as the cases of a run have: the first
-interval and a further one are timed apart. Times are of the processor, one thread.
+Resamples are cached for the next interval with the same seed and number of windows, which the cases of a run share.
+The first interval and a later one are therefore timed separately. Times are CPU times of one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pairs(windows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(windows: int, replicates: int) -> Callable[[int], object]:
-    """Return our interval as a function of the seed."""
+    """Return a function that computes our interval for a seed."""
     deltas, tokens = (column.tolist() for column in pairs(windows))
     return lambda seed: bca_interval(deltas, tokens, replicates=replicates, alpha=0.05, seed=seed)
 
@@ -45,7 +45,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def shortest(works: Callable[[int], list[Callable[[], object]]]) -> list[float]:
-    """Return the shortest time of each piece of work, done in turns."""
+    """Return the shortest time of each function; they run alternately, for several rounds."""
     rounds = [[seconds(work) for work in works(number)] for number in range(ROUNDS)]
     return [min(column) for column in zip(*rounds, strict=True)]
 

@@ -1,10 +1,10 @@
-"""What collecting the ``full`` suite costs compared with as many empty cases, and what a controller keeps of each case.
+"""Cost of collecting the ``full`` suite compared with as many empty cases, and controller memory for each case.
 
     python benchmarks/collection.py
     python benchmarks/collection.py --cases 10000
 
-Times are CPU seconds of the process, best of ``--times``: on a shared machine they say more than the clock. The memory
-is the peak of the process that plans and finishes, over cases that measure nothing on two workers.
+Times are CPU seconds of the process, best of ``--times``: on a shared machine they are more reliable than wall-clock
+time. The memory is the peak of the controller process in runs of cases that measure nothing, on two workers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PEAK = (
 
 
 def run_pytest(folder: Path, *arguments: str, **variables: str) -> tuple[str, float]:
-    """Return what pytest printed in a folder, and its CPU seconds."""
+    """Run pytest in a folder and return its output and its CPU seconds."""
     command = [sys.executable, "-m", "pytest", *PLUGINS, *arguments]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables}
     before = os.times()
@@ -43,7 +43,7 @@ def run_pytest(folder: Path, *arguments: str, **variables: str) -> tuple[str, fl
 
 
 def measure_collection(times: int) -> None:
-    """Print the CPU seconds of collecting the full suite, and of as many empty cases."""
+    """Print the CPU seconds of collecting the full suite, and of collecting the same number of empty cases."""
     arguments = ("--collect-only", "-q", "-m", "full")
     output, _ = run_pytest(SUITES.parent, "suites", *arguments)
     count = output.count("::test_scenario[")
@@ -61,7 +61,7 @@ def measure_collection(times: int) -> None:
 
 
 def peak_bytes(cases: int) -> int:
-    """Return the peak memory of a controller over so many cases that measure nothing, a multiple of a hundred."""
+    """Return the controller's peak memory with this many cases (a multiple of 100) that measure nothing."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "suites"
         folder.mkdir()

@@ -1,10 +1,10 @@
-"""How far the estimate of an evaluation is from the processor time that it takes.
+"""How far the estimated time of an evaluation is from its measured CPU time.
 
     python benchmarks/estimates.py [--shapes tiny,10M,50M] [--seq-len 128] [--preview 4] [--final 8] [--folder DISK]
 
-Each shape is a model of ``benchmarks/memory.py`` with random weights, or the embedded ``tiny``. A process of its own
-measures the speed of matrix products, then the baseline and an edited subject, on one thread and in processor time,
-so that other work on the machine matters little. Both are printed with the estimate and the largest resident set.
+Each shape is a model of ``benchmarks/memory.py`` with random weights, or the embedded ``tiny``. A separate process
+measures the speed of matrix products, then the baseline and an edited subject. It uses one thread and CPU time, so that
+other work on the machine matters little. Both times are printed with their estimates and the peak resident set size.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ T = TypeVar("T")
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """Return what some work returns, and its processor time."""
+    """Return the result of a function and its CPU time in seconds."""
     started = time.process_time()
     return work(), time.process_time() - started
 
 
 def products_a_second() -> float:
-    """Return the operations a second of matrix products, by processor time."""
+    """Return the floating-point operations per CPU second of matrix products."""
     import numpy as np
 
     matrix = np.full((SIDE, SIDE), 0.5, dtype=np.float32)
@@ -52,7 +52,7 @@ def products_a_second() -> float:
 
 
 def measure(name: str, folder: Path, seq_len: int, preview: int, final: int) -> dict[str, Any]:
-    """Return the processor seconds of a baseline and a subject, and their estimates; for a process of its own."""
+    """Return the CPU seconds of a baseline and a subject, and their estimates. Call it in a separate process."""
     import torch
 
     from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
@@ -101,7 +101,7 @@ def measure(name: str, folder: Path, seq_len: int, preview: int, final: int) -> 
         "gflops": speed.flops / 1e9,
         "baseline": [of_baseline, FIXED_SECONDS + workload.baseline_seconds(speed)],
         "subject": [of_subject, FIXED_SECONDS + workload.subject_seconds(speed)],
-        # kilobytes on Linux
+        # ru_maxrss is in kilobytes on Linux
         "megabytes": [
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
             process_bytes(files.total_parameters, BATCH * seq_len, seq_len) / 1e6,

@@ -1,9 +1,9 @@
-"""The table of docs/metrics.md: what fidelity and perplexity say of edits of the embedded models, and what it costs.
+"""The table of docs/metrics.md: fidelity and perplexity for edits of the embedded models, and the cost of fidelity.
 
     python benchmarks/fidelity.py [--model mistral-tiny] [--final 100] [--cost]
     python benchmarks/fidelity.py --cost-of FOLDER [--final 16]                     # what it costs, of a checkpoint
 
-Fine-tuned subjects are trained for 20 steps on the preview windows, which the table's numbers do not use.
+Fine-tuned subjects are trained for 20 steps on the preview windows; the table uses only the final windows.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def fine_tune(folder: Path, draw: Draw, target: Path) -> None:
 
 
 def subjects(folder: Path, draw: Draw) -> Iterator[tuple[str, Path]]:
-    """Yield the subjects one at a time, and remove each before the next is made."""
+    """Yield the name and folder of each subject, and remove the folder before the next subject is made."""
     target = folder.with_name("subject")
     for name in (*EDITS, FINE_TUNED):
         if name == FINE_TUNED:
@@ -87,7 +87,7 @@ def subjects(folder: Path, draw: Draw) -> Iterator[tuple[str, Path]]:
 
 
 class TimedObserver(SubjectObserver):
-    """Adds up the processor time of what it does."""
+    """A `SubjectObserver` that adds up its own CPU time."""
 
     seconds = 0.0
 
@@ -104,7 +104,7 @@ class TimedObserver(SubjectObserver):
 
 
 def cost(folder: Path, draw: Draw, plan: WindowPlan) -> float:
-    """Return the processor time of a scoring pass with fidelity over that of the same pass without, as a median."""
+    """Return the median ratio of the CPU time of a scoring pass with fidelity to that of the same pass without it."""
     model, path = load_model(folder, CPU), kept_file(kept_folder(folder), 1)
 
     def ratio() -> float:
@@ -119,7 +119,7 @@ def cost(folder: Path, draw: Draw, plan: WindowPlan) -> float:
 
 
 def cost_of(folder: Path, final: int) -> float:
-    """Return the cost of fidelity for a checkpoint with a tokenizer, on the embedded text in windows of 128 tokens."""
+    """Return the `cost` of fidelity for a checkpoint with a tokenizer, on 128-token windows of the embedded text."""
     text = read_models(SUITES / "models.toml").suites["smoke"].text
     assert text is not None
     assert text.source is not None
@@ -134,7 +134,7 @@ def cost_of(folder: Path, final: int) -> float:
 
 
 def table(name: str, final: int, *, with_cost: bool) -> None:
-    """Print the rows of one model."""
+    """Print the table rows of one model."""
     catalog = read_models(SUITES / "models.toml")
     model, text = catalog.models[f"embedded/{name}"], catalog.suites["smoke"].text
     assert text is not None

@@ -1,15 +1,15 @@
-"""The same mutants as `mutants.py` draws, each tested in a fork of one process: seconds for what takes minutes there.
+"""Tests the mutants that `mutants.py` draws, each in a fork of one process: in seconds instead of minutes.
 
     python benchmarks/forked_mutants.py packer/verify/claims.py --sample 12
     python benchmarks/forked_mutants.py invarlock/edits/*.py --tests tests/invarlock/edits --budget 10
     python benchmarks/forked_mutants.py packer/verify/claims.py --again OUTPUT --budget 300    # what survived once more
 
-All tests are collected and run once, which shows which tests run which line and how long they take. For each mutant
-the process forks, the code of the function that was changed is replaced, and the tests that run the changed lines run
-until one fails, at most as many as fit into the budget. A changed constant of a module is replaced in every module that
-imported it. Tests that start processes are left out, for these do not see the change. What survives here, and other
-changes outside of functions, are for `mutants.py` to decide: nothing that is killed here survives there, but for tests
-that look at a function's own code.
+All tests are collected and run once, to record which tests run which lines and how long they take. For each mutant the
+process forks and replaces the code of the changed function. It then runs the tests that cover the changed lines until
+one fails or the time budget is used up. A changed constant of a module is replaced in every module that imported it.
+Tests that start processes are left out, because those processes do not see the change. `mutants.py` decides about
+mutants that survive here and about other changes outside functions. A mutant that is killed here is killed there too,
+except by tests that inspect a function's code object.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant, how many of the tests that run its lines were tried, and how one of them failed."""
+    """The result for a mutant: its fate, how many of the tests that cover its lines ran, and how one of them failed."""
 
     module: str
     line: int
@@ -77,7 +77,7 @@ class Session:
         self._items: dict[str, pytest.Item] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the first failure of a test."""
+        """Record the first failure of a test."""
         if report.failed and not self._failure:
             crash = getattr(report.longrepr, "reprcrash", None)
             self._failure = f"{report.nodeid}: {getattr(crash, 'message', report.longrepr)}"
@@ -96,7 +96,7 @@ class Session:
         return True
 
     def _run_once(self, modules: Mapping[str, ModuleType]) -> dict[str, dict[int, list[str]]]:
-        """Return which tests run each line of the modules."""
+        """Run every test once and return, for each module, which tests run each line."""
         measured = coverage.Coverage(data_file=None, include=[str(ROOT / path) for path in modules], config_file=False)
         started: list[object] = []
         popen = subprocess.Popen.__init__
@@ -106,7 +106,7 @@ class Session:
             popen(self, *arguments, **options)
 
         with pytest.MonkeyPatch.context() as patch:
-            # a test that starts a process runs code that is not mutated: it is left out
+            # leave out tests that start a process: the process would run the code without the mutation
             patch.setattr(subprocess.Popen, "__init__", noted)
             measured.start()
             for name, item in self._items.items():
@@ -126,7 +126,7 @@ class Session:
         return not self._failure
 
     def _chosen(self, tests: Sequence[str]) -> list[str]:
-        """Return the tests that fit into the budget: a few of each function before many of one, the quickest first."""
+        """Return the tests that fit into the budget: fastest first, two of each function before more of one."""
         seen: Counter[str] = Counter()
         order = {}
         for test in sorted(tests, key=self._seconds.__getitem__):
@@ -146,7 +146,7 @@ class Session:
         self, path: str, module: ModuleType, original: str, mutant: Mutant, lines: Mapping[int, Sequence[str]]
     ) -> Outcome:
         tests = {test for line in statement_lines(original, mutant.source) for test in lines.get(line, ()) if test}
-        # no test runs the line of a constant: any test of its module may read it
+        # Coverage attributes the line of a constant to no test, so use every test that runs any line of the module.
         tests = (tests or {test for line in lines.values() for test in line if test}) - self._left_out
         chosen = self._chosen(sorted(tests))
         with tempfile.TemporaryFile() as failure:
@@ -166,7 +166,7 @@ class Session:
     def _be_the_mutant(
         self, module: ModuleType, original: str, mutant: Mutant, chosen: Sequence[str], failure: int
     ) -> None:
-        """Run the tests with the changed code, write how one failed to a file, and end the process."""
+        """Run the tests with the changed code, write the first failure to a file, and exit the process."""
         code = KILLED
         try:
             if not replace_code(module, original, mutant.source) and not replace_constant(
@@ -183,7 +183,7 @@ class Session:
 
 
 def module_name(path: str) -> str:
-    """Return the name by which a module of the checkout is imported."""
+    """Return the import name of a module in the checkout."""
     name = path.removesuffix(".py").replace("/", ".")
     return name if name.startswith("invarlock.") else f"invarlock.{name}"
 
@@ -210,7 +210,7 @@ def statement_lines(original: str, changed: str) -> set[int]:
 
 
 def replace_code(module: ModuleType, original: str, changed: str) -> bool:
-    """Give the one function that differs its changed code; False where the change is outside of functions."""
+    """Replace the code of the one function that differs; return False if the change is not inside one function."""
     file = str(module.__file__)
     before, after = (_function_codes(compile(source, file, "exec")) for source in (original, changed))
     differing = [
@@ -228,8 +228,8 @@ def replace_code(module: ModuleType, original: str, changed: str) -> bool:
         function.__code__ = code
     inner = {nested.co_qualname: nested for nested in _nested(code)}
     for function in gc.get_objects() if inner else ():
-        # What the function returned before, such as a reader that is made when its module is imported. Some objects
-        # of PyTorch warn when isinstance() looks at them.
+        # Also update closures that the function returned earlier, such as a reader that is made when its module is
+        # imported. type() is used because isinstance() makes some PyTorch objects warn.
         if type(function) is FunctionType and function.__code__.co_filename == file:
             nested = inner.get(function.__code__.co_qualname)
             if nested is not None and nested.co_freevars == function.__code__.co_freevars:
@@ -239,7 +239,7 @@ def replace_code(module: ModuleType, original: str, changed: str) -> bool:
 
 
 def replace_constant(module: ModuleType, original: str, changed: str) -> bool:
-    """Give a constant of a module its changed value, wherever it was imported; False for another change."""
+    """Replace a module's constant wherever it was imported; return False if the change is of another kind."""
     before, after = ast.parse(original).body, ast.parse(changed).body
     if len(before) != len(after):
         return False
@@ -266,7 +266,7 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _forget_results(module: ModuleType) -> None:
-    """Clear the caches of a module's functions, wherever they are kept."""
+    """Clear the result caches of a module's functions, wherever the functions are referenced."""
     for value in gc.get_objects():
         if type(value) is functools._lru_cache_wrapper and value.__module__ == module.__name__:
             value.cache_clear()
@@ -299,7 +299,7 @@ def _same(one: CodeType, other: CodeType) -> bool:
 
 
 def _functions(module: ModuleType) -> dict[str, list[FunctionType]]:
-    """Return the functions of a module and of its classes, below what wraps them, by qualified name."""
+    """Return the unwrapped functions of a module and of its classes, by qualified name."""
     found: dict[str, list[FunctionType]] = defaultdict(list)
     todo, seen = list(vars(module).values()), set()
     while todo:
@@ -332,7 +332,7 @@ def _change(before: str, after: str) -> str:
 
 
 def undecided(output: Path) -> set[str]:
-    """Return the changes that an output of this script has and no test noticed."""
+    """Return the changes in an earlier output of this script that no test detected."""
     rows = [
         json.loads(line[line.index('{"module"') :])
         for line in output.read_text("utf-8").splitlines()
@@ -342,7 +342,7 @@ def undecided(output: Path) -> set[str]:
 
 
 def _wait(child: int, limit_seconds: float) -> int:
-    """Return the exit code of a child; one that takes too long is ended, and its mutant is undecided."""
+    """Return the exit code of a child. A child that exceeds the limit is killed, and its mutant is undecided."""
     over = time.monotonic() + limit_seconds
     while time.monotonic() < over:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -355,7 +355,7 @@ def _wait(child: int, limit_seconds: float) -> int:
 
 
 def main() -> None:
-    """Test the mutants of some modules, and print a line of JSON for each and the sums."""
+    """Test the mutants of some modules; print a line of JSON for each mutant, then the totals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="+", help="paths such as packer/verify/claims.py")
     parser.add_argument("--tests", nargs="+", help="test files; those closest to the modules when left out")

@@ -1,11 +1,12 @@
-"""Everything that wants a GPU, in one go: agreement with the CPU, every edit, fault and guard at full size, floors.
+"""All GPU checks in one run: agreement with the CPU, every edit, fault and guard at full size, and minimum times.
 
 python benchmarks/gpu.py --folder /big/disk [--shape mistral-7b] [--json FILE]
 python benchmarks/gpu.py --folder /big/disk --cases nan_injection quant_rtn:4:32:ffn     # where time is short
 python benchmarks/gpu.py --shape tiny                      # the same on a CPU, in seconds
 
-It needs no network: the large model has random weights of Mistral-7B's exact shape and is written to disk shard by
-shard; its perplexity says nothing, whether each guard could measure it does. Needs some 45 GB of disk at full size.
+It needs no network: the large model has Mistral-7B's exact shapes and random weights, and is written to disk shard by
+shard. Its perplexity is meaningless; the result is whether each guard could measure it. At full size it needs some
+45 GB of disk.
 """
 
 from __future__ import annotations
@@ -58,13 +59,13 @@ SHAPES: dict[str, dict[str, int]] = {
     },
 }  # fmt: skip
 EDITS = ("noop", "quant_rtn:4:32:ffn", "fp8_quant:e4m3:all", "magnitude_prune:0.1:ffn", "lowrank_svd:32:ffn@layer=1")
-# A GPU computes in the stored bfloat16, of 8 bits, the CPU in float32; sigma is float32 on both.
+# A GPU computes in the stored bfloat16 (8 bits of precision) and the CPU in float32. Sigma is float32 on both.
 LOSS_TOLERANCE, EDGE_TOLERANCE, RMS_TOLERANCE, SIGMA_TOLERANCE = 0.01, 0.05, 0.01, 1e-4
 
 
 @dataclass
 class Results:
-    """What was measured: rows of the tables, and what does not hold."""
+    """The measurements: the rows of each table, and the checks that failed."""
 
     device: str
     agreement: list[dict[str, Any]] = field(default_factory=list)
@@ -78,14 +79,14 @@ class Results:
         self.save()
 
     def save(self) -> None:
-        """Write what was measured so far: a time limit may end the script at any moment."""
+        """Write the measurements so far, because a time limit may end the script at any moment."""
         if self.file is not None:
             kept = {name: value for name, value in vars(self).items() if name != "file"}
             self.file.write_text(json.dumps(kept, indent=1))
 
 
 def settled(device: str) -> float:
-    """Return the time once the device has done all that it was given."""
+    """Wait until the device has finished all its work, and return the time."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -106,7 +107,7 @@ def embedded_text(model: Model) -> tuple[Text, SourceText]:
 
 
 def agreement(device: str, folder: Path, models: Sequence[str], results: Results) -> None:
-    """Measure the embedded models on the CPU and on the device, and sigma against the exact decomposition."""
+    """Compare the embedded models' measurements on CPU and device, and sigma with the exact decomposition."""
     catalog = read_models(SUITES / "models.toml")
     for model_id in models:
         model = catalog.models[model_id]
@@ -155,13 +156,13 @@ def pairs(one: Baseline, other: Baseline, guard: str, key: str) -> Iterator[tupl
 
 
 def largest(compared: Any) -> float:
-    """Return the largest relative difference."""
+    """Return the largest relative difference between the values."""
     worst: float = max(abs(one - other) / max(abs(one), abs(other), 1e-12) for one, other in compared)
     return worst
 
 
 def make_model(folder: Path, shape: Mapping[str, Any]) -> None:
-    """Write a checkpoint of random bfloat16 weights, a shard a block, one block in memory at a time."""
+    """Write a checkpoint of random bfloat16 weights, one shard per block, with one block in memory at a time."""
     config = MistralConfig(**shape, sliding_window=None, tie_word_embeddings=False, dtype="bfloat16")
     config.architectures = ["MistralForCausalLM"]
     hidden, inner, vocabulary = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
@@ -201,9 +202,9 @@ def make_model(folder: Path, shape: Mapping[str, Any]) -> None:
 def every_case(
     device: str, baseline: Path, folder: Path, source: SourceText, cases: Sequence[str], results: Results
 ) -> None:
-    """Put edits and faults through every guard, and note how long each stage took."""
+    """Measure each edit and fault with every guard, and record how long each stage took."""
     placement = Placement(device)
-    # its weights are random, so its perplexity is that of chance
+    # the weights are random, so the perplexity is at chance level
     plan = WindowPlan(128, 8, 16, 0, 8, most_of_chance=math.inf)
     draws = draw_runs(baseline, source, plan, [1])
     context = {"suite": "gpu", "profile": "dev", "tier": "balanced", "determinism": "throughput"}
@@ -259,7 +260,7 @@ def read_all(folder: Path) -> None:
 
 
 def forward_floor(device: str, parameters: int, tokens: int) -> float:
-    """Return the seconds that the products of a forward pass take at the rate of one large product."""
+    """Return the seconds of a forward pass's matrix products at the FLOP rate of one large product."""
     side = 4096 if device == "cuda" else 512
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     one = torch.randn(side, side, device=device, dtype=dtype)
@@ -269,7 +270,7 @@ def forward_floor(device: str, parameters: int, tokens: int) -> float:
 
 
 def sigma(device: str, folder: Path, results: Results) -> None:
-    """Time the spectra of all matrices against copying them once on the device."""
+    """Time the spectra of all matrices, and compare with one copy of the matrices on the device."""
     model = load_model(folder, Placement(device))
     weights = [weight.detach() for weight in model.parameters() if weight.ndim == 2]
     first = max(weights, key=torch.Tensor.numel)
@@ -280,7 +281,7 @@ def sigma(device: str, folder: Path, results: Results) -> None:
         for weight in weights:
             target[: weight.numel()].copy_(weight.flatten())
 
-    # the first copy warms up
+    # the first copy is a warm-up
     copied = min(timed(device, copy) for _ in range(3))
     measured = timed(device, lambda: [measure_spectra(weight[None].float()) for weight in weights])
     results.stage("sigma of all matrices", measured, copied, "each copied once; reach 20 x")

@@ -1,13 +1,13 @@
-"""How the cost of a unit grows with their number: windows and tensors of a report, reports of a pack.
+"""How the cost per unit grows with the number of units: windows and tensors of a report, reports of a pack.
 
     python benchmarks/growth.py PACK                       # derivation: windows 64 to 4,096, tensors 300 to 30,000
     python benchmarks/growth.py PACK --reports 10000       # and verify of packs of a tenth and of so many reports
 
 The cases of a run are measured by ``collection.py --cases 1000``.
 
-``PACK`` is a pack of ``pytest suites``. Its reports are made larger by repeating their raw measurements; what follows
-from them is derived anew. A growth of 1 is linear, the reach is 1.1. Times are of the processor, the shortest of some
-rounds in turns.
+``PACK`` is a pack of ``pytest suites``. Its reports are made larger by repeating their raw measurements, from which all
+other fields are derived again. A growth of 1 is linear; the target is at most 1.1. Each time is the shortest CPU time
+of several rounds, which alternate between the sizes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ VERIFY = (
     "assert not result.problems, result.problems[:3]\n"
     "own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))\n"
     "seconds = own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime\n"
-    # not ru_maxrss, which begins with that of the process that forked this one
+    # not ru_maxrss, which is inherited from the process that forked this one
     "peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
     "print(seconds, time.perf_counter() - started, peak, others.ru_maxrss)\n"
 )
@@ -66,9 +66,9 @@ def main() -> None:
 
 
 def growth(name: str, sizes: Sequence[int], made: Callable[[int], dict[str, Any]]) -> None:
-    """Print the time of deriving reports of several sizes, by unit."""
+    """Print the time per unit of deriving reports of several sizes."""
     reports = [made(size) for size in sizes]
-    # a seed of its own each time: the resamples of a seed are kept for the next report, up to a number of windows
+    # Each round has its own seed, because the resamples of a seed are cached for reports below a number of windows.
     rounds = [[seconds(partial(compose, seeded(report, seed))) for report in reports] for seed in range(ROUNDS)]
     each = [min(column) / size for column, size in zip(zip(*rounds, strict=True), sizes, strict=True)]
     shown = ", ".join(f"{size}: {value * 1e6:.3g} µs" for size, value in zip(sizes, each, strict=True))
@@ -76,7 +76,7 @@ def growth(name: str, sizes: Sequence[int], made: Callable[[int], dict[str, Any]
 
 
 def seeded(report: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return a raw report whose resamples are drawn from a seed."""
+    """Return a copy of a raw report that draws its resamples from the given seed."""
     return {**report, "meta": {**report["meta"], "seeds": {**report["meta"]["seeds"], "bootstrap": 1000 + seed}}}
 
 
@@ -87,7 +87,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def largest_report(pack: Path) -> dict[str, Any]:
-    """Return the raw part of the report whose subject changed most tensors."""
+    """Return the raw part of the report with the most changed tensors."""
     reports = [json.loads(path.read_bytes()) for path in (pack / "reports").rglob("evaluation.report.json")]
     largest = max(reports, key=lambda report: len(report["spectral"]["raw"]["changes"]))
     raw: dict[str, Any] = json.loads(json.dumps(strip(largest)))
@@ -95,7 +95,7 @@ def largest_report(pack: Path) -> dict[str, Any]:
 
 
 def with_windows(raw: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """Return a raw report with so many final windows, and preview windows in proportion."""
+    """Return a raw report with this many final windows, and preview windows in proportion."""
     grown: dict[str, Any] = json.loads(json.dumps(raw))
     for part, columns in grown["evaluation_windows"].items():
         before = len(columns["window_ids"])
@@ -109,7 +109,7 @@ def with_windows(raw: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def _repeat(block: Any, length: int, times: int) -> None:
-    """Repeat each list of some length below a block in place."""
+    """Repeat, in place, each list of a given length inside a block."""
     for key, value in block.items():
         if isinstance(value, dict):
             _repeat(value, length, times)
@@ -118,7 +118,7 @@ def _repeat(block: Any, length: int, times: int) -> None:
 
 
 def with_tensors(raw: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """Return a raw report with about so many tensors: its layers again and again."""
+    """Return a raw report with about this many tensors, made by repeating its layers."""
     grown: dict[str, Any] = json.loads(json.dumps(raw))
     tensors = grown["invariants"]["raw"]["baseline"]["tensors"]
     layers = 1 + max(int(found[0]) for name in tensors if (found := LAYER.search(name)))
@@ -143,7 +143,7 @@ def _more_layers(rows: Mapping[str, Any], layers: int, times: int) -> dict[str, 
 
 
 def many_reports(pack: Path, counts: Sequence[int]) -> None:
-    """Print time and memory of verifying packs of several sizes, in new processes."""
+    """Print the time and memory of verifying packs of several sizes, each in a new process."""
     each = []
     for count in counts:
         content = verify_packs.repeated(pack, count)
@@ -164,7 +164,7 @@ def many_reports(pack: Path, counts: Sequence[int]) -> None:
 
 
 def verified(pack: Path, cores: int) -> tuple[float, float, float, float]:
-    """Return processor and clock seconds of verifying a pack, and the peak bytes of its process and of those below."""
+    """Return the CPU and wall-clock seconds of verifying a pack, and the peak bytes of its process and its children."""
     allowed = set(list(os.sched_getaffinity(0))[:cores])
     done = subprocess.run(
         [sys.executable, "-c", VERIFY, pack],

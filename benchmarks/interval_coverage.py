@@ -1,10 +1,10 @@
-"""Coverage of the BCa interval by simulation: how often it holds the true value, nominally 95 %.
+"""Coverage of the BCa interval by simulation: how often it contains the true value, nominally 95 %.
 
 python benchmarks/interval_coverage.py [--trials 2000] [--windows 8 16 32 64 200]
 
-Simulated differences are normal, skewed, heavy-tailed, or larger where windows are short. Real ones are those of an
-edit of an embedded model on 900 windows, from which each trial draws with replacement. Token counts are unequal. The
-true value is E[t * delta] / E[t].
+Simulated differences are normal, skewed, heavy-tailed, or larger in short windows. Real differences are those of an
+edit of an embedded model on 900 windows, from which each trial draws with replacement. Windows have unequal numbers of
+tokens. The true value is E[t * delta] / E[t], where t is the number of tokens of a window.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ MODELS = ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny
 EDITS = ("quant_rtn:4:32:ffn", "magnitude_prune:0.3:all", "quant_rtn:2:32:all")
 REAL_WINDOWS = 900
 ALPHA, REPLICATES = 0.05, 1200
-# Resamples are kept by seed; the differences of each trial are new.
+# Resamples are cached by seed, so few seeds make the trials fast. Each trial still draws new differences.
 SEEDS = 16
 
 
 def tokens(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
-    """A third of the windows are cut short."""
+    """Return random token counts of windows; a third of the windows are shorter than the rest."""
     return np.where(rng.random(count) < 1 / 3, rng.integers(16, 127, count), 127)
 
 
@@ -68,7 +68,7 @@ SHAPES: tuple[Draw, ...] = (normal, skewed, heavy, short_windows_differ_more)
 
 
 def real() -> Iterator[tuple[str, Draw, float]]:
-    """Yield the differences of each edit of each embedded model: what they are of, how to draw them, the true value."""
+    """Yield, for each edit of each embedded model, its name, a function that draws differences, and the true value."""
     models = read_models(SUITES / "models.toml")
     text = models.suites["smoke"].text
     assert text is not None
@@ -94,7 +94,7 @@ def real() -> Iterator[tuple[str, Draw, float]]:
 
 
 def redrawn(deltas: Floats) -> tuple[Draw, float]:
-    """Return how to draw from a population of differences, each window with a fixed count of tokens, and its mean."""
+    """Return a function that draws from a population of differences (each with a fixed token count), and its mean."""
     weights = tokens(np.random.Generator(np.random.PCG64(1)), len(deltas))
 
     def draw(rng: np.random.Generator, count: int) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -105,13 +105,13 @@ def redrawn(deltas: Floats) -> tuple[Draw, float]:
 
 
 def expected(shape: Draw) -> float:
-    """Return the true value of simulated differences, to three digits more than an interval is wide."""
+    """Return the true value of simulated differences, estimated to within 1/1000 of an interval's width."""
     deltas, weights = shape(np.random.Generator(np.random.PCG64(20261124)), LARGE)
     return float((deltas * weights).sum() / weights.sum())
 
 
 def covered(shape: Draw, truth: float, windows: int, trials: int) -> int:
-    """Return in how many trials the interval held the true value."""
+    """Return the number of trials in which the interval contains the true value."""
     rng = np.random.Generator(np.random.PCG64(20261125))
     hits = 0
     for trial in range(trials):

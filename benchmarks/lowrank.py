@@ -1,8 +1,8 @@
-"""The low-rank edit of a large matrix against the full SVD: time, and error against the best there is.
+"""The low-rank edit of a large matrix compared with the full SVD: its time, and its error against the best possible.
 
     python benchmarks/lowrank.py [--shape 4096 14336] [--rank 32]
 
-The matrix has the spectrum of a trained one: a few large singular values over a bulk. Times are of the processor.
+The matrix has a spectrum like a trained one: a few large singular values above the bulk. Times are CPU times.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""How close the ``full`` suite comes to the shortest time that its work allows, on a machine and on a fleet, simulated.
+"""How close the ``full`` suite comes to its minimum possible time, on one machine and on a fleet (simulated).
 
     python benchmarks/makespan.py
 
-Real cases, leases and xdist's work stealing run on a clock that is only counted; how long a case takes comes from the
-cost model in ``tests/support/suite_simulation.py``. The bound is max(longest case, all work / GPUs), where a case that
-needs two GPUs is twice its time of work. Other rates of disk and compute shift the weight between models.
+Real cases, leases and xdist's work stealing run on a simulated clock. The duration of a case comes from the cost model
+in ``tests/support/suite_simulation.py``. The lower bound is max(longest case, total work / GPUs), where a case that
+needs two GPUs counts twice its time as work. Other rates of disk and compute shift the weight between models.
 
-The second table is of ``--fleet ray`` on nodes with GPUs of two sizes, against static shards, one a node
-(``tests/support/fleet_simulation.py``). The product estimates with the assumed rates in each row. In the last rows the
-time of each case differs from its estimate by a factor that is drawn; the ratio is the mean of five draws.
+The second table compares ``--fleet ray`` on nodes with GPUs of two sizes with static shards, one for each node
+(``tests/support/fleet_simulation.py``). In each row the product estimates with the assumed rates. In the last rows the
+time of each case differs from its estimate by a random factor; the ratio is the mean of five draws.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Peak memory of a worker that runs one case on a CPU, compared with what the plan gives the model.
+"""Peak memory of a worker that runs one case on a CPU, compared with the memory planned for the model.
 
     python benchmarks/memory.py [--shapes 10M,135M] [--seq-len 512] [--batch 16] [--folder DISK]
 
-Each shape is a LLaMA-like model with random weights in bfloat16. A process of its own makes an edit, measures the
-baseline and then the subject with its probes, as a worker does, and reports the largest resident set of each stage (it
-includes pages of mapped files). ``planned`` is what ``invarlock.harness.devices.memory_plan`` plans for the model.
+Each shape is a LLaMA-like model with random weights in bfloat16. A separate process makes an edit, then measures the
+baseline and the subject with its probes, as a worker does. It reports the peak resident set size of each stage, which
+includes pages of mapped files. ``planned`` is what ``invarlock.harness.devices.memory_plan`` plans for the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from invarlock.catalog.models import Model
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.harness.devices.memory_plan import needed_bytes
 
-# hidden size, layers, inner size, heads, key-value heads, vocabulary, head tied to the embedding
+# hidden size, layers, FFN size, heads, key-value heads, vocabulary, whether the head is tied to the embedding
 SHAPES = {
     "10M": (256, 4, 640, 4, 2, 32_000, True),
     "50M": (512, 10, 1408, 8, 4, 49_152, True),
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def make_model(name: str, folder: Path) -> None:
-    """Write a checkpoint with random weights and a tokenizer of as many words as the vocabulary has."""
+    """Write a checkpoint with random weights, and a tokenizer with the same vocabulary size."""
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -70,7 +70,7 @@ def resident_bytes(field: str) -> int:
 
 
 def measure(folder: Path, seq_len: int, batch: int, windows: int) -> dict[str, Any]:
-    """Return the largest resident set of each stage of a case, in bytes; for a process of its own."""
+    """Return the peak resident set size of each stage of a case, in bytes. Call it in a separate process."""
     import torch
 
     from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
@@ -102,7 +102,7 @@ def measure(folder: Path, seq_len: int, batch: int, windows: int) -> dict[str, A
     assert isinstance(spec, EditSpec)
     stage("edit", lambda: apply_edits(folder, {subject: spec}))
     source = read_local_text(text, "text")
-    # weights are random, so nothing is predicted better than by chance
+    # the weights are random, so predictions are no better than chance
     plan = WindowPlan(seq_len, windows, batch, 0, batch, most_of_chance=math.inf)
     context = {"suite": "memory", "profile": "dev", "tier": "balanced"}
     context |= {"determinism": "throughput", "execution_mode": "host-bypass"}

@@ -1,16 +1,16 @@
-"""Which mutants of the modules that decide something do their closest tests notice?
+"""Which mutants of the modules that make decisions are detected by the tests closest to them?
 
     tox -e mutants                                   # every mutant: many hours
     tox -e mutants -- --sample 15 --seed 1           # fifteen of each module
     tox -e mutants -- packer/verify/verifying.py --jobs 2      # all of one
 
 Each mutant is written into a copy of the checkout, where the module's tests run until one fails. A mutant is killed
-when a test fails or the time runs out, which is three times what the tests take without it. Runs that tests share are
-made once, by the code as it is.
+when a test fails or when the tests exceed the time limit of three times their usual duration plus 20 seconds. Runs that
+tests share are made once, by the unchanged code.
 
-Mutants are made by cosmic-ray's operators, but run here. Its own runner changes the checkout in place, has one test
-command for all modules and draws no samples; mutmut 3 finds modules by their path, and `packer` and `contracts` are
-imported under other names than they are stored.
+Mutants are made by cosmic-ray's operators, but run here: cosmic-ray's own runner changes the checkout in place, has one
+test command for all modules and cannot draw samples. mutmut 3 finds modules by their path, but `packer` and `contracts`
+are imported under names that differ from their paths.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from invarlock.runtime.provenance import MARKER_NAME, source_repository
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = (".git", ".tox", ".venv", "build", "dist", "runs", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis")
 PYTEST = ("-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--tb=no")
-# Of every module: whether its values are frozen.
+# These tests run for every module. They check that its values are frozen.
 OF_EVERY_MODULE = ("tests/test_values.py",)
-# A mutant's tests take as long as before, unless they wait for something that does not come.
+# A mutant's tests take about as long as without it, unless they wait for an event that never occurs.
 LIMIT_FACTOR, LIMIT_SECONDS = 3, 20
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: ``killed`` by a test, out of ``time``, or ``survived``."""
+    """The result for a mutant: ``killed`` by a test, ``time`` (limit exceeded), or ``survived``."""
 
     module: str
     line: int
@@ -64,7 +64,7 @@ class Copy:
     def __init__(self, folder: Path, runs: Path) -> None:
         self.folder = folder
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
-        # a copy without git says where it comes from, or no run would start in it
+        # The copy has no git repository. Without this file, which names its source, no run would start in it.
         write_json(folder / MARKER_NAME, source_repository(ROOT))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_"))}
         self._times = count(int(time.time()) + 3600)
@@ -79,14 +79,14 @@ class Copy:
             raise SystemExit(f"tests import invarlock from {where}, not from the copy in {folder}")
 
     def passes(self, tests: Sequence[str], limit_seconds: float | None = None) -> bool | None:
-        """Return whether tests pass, None where they take longer than allowed."""
+        """Return whether the tests pass, or None if they exceed the time limit."""
         try:
             return self._python(*PYTEST, *OF_EVERY_MODULE, *tests, limit_seconds=limit_seconds).returncode == 0
         except subprocess.TimeoutExpired:
             return None
 
     def test(self, module: str, mutant: Mutant, limit_seconds: float) -> Outcome:
-        """Test a mutant, and put the module back as it was."""
+        """Test a mutant and restore the module."""
         path = self.folder / module
         original = path.read_text()
         started = time.monotonic()
@@ -101,7 +101,8 @@ class Copy:
 
     def _write(self, path: Path, source: str) -> None:
         path.write_text(source)
-        # bytecode is told from its source by second and size, which a mutant may share with the one before
+        # Python decides whether bytecode is current by the source's mtime (in seconds) and size, which can be the same
+        # for two mutants in a row. So each write has a new time.
         moment = next(self._times)
         os.utime(path, (moment, moment))
 
@@ -120,22 +121,22 @@ class Copy:
                 output, _ = process.communicate(timeout=limit_seconds)
             finally:
                 if process.returncode is None:
-                    # out of time, or interrupted: what the tests started ends with them
+                    # time limit exceeded, or interrupted: kill all processes that the tests started
                     os.killpg(process.pid, 9)
         return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def change(before: str, after: str) -> str:
-    """Return the lines that differ on one line."""
+    """Return the lines that differ, joined into one line."""
     lines = difflib.ndiff(before.splitlines(), after.splitlines())
     return "  ".join(" ".join(line.split()) for line in lines if line[:2] in ("- ", "+ "))
 
 
 def run_module(module: str, mutants: Sequence[Mutant], copies: SimpleQueue[Copy], jobs: int) -> list[Outcome] | None:
-    """Return what became of the mutants of a module, None where its tests fail without any."""
+    """Return the results for the mutants of a module, or None if its tests fail without a mutation."""
     copy = copies.get()
     try:
-        # once for the runs that tests share, once for the time
+        # the first pass makes the runs that tests share, the second measures the time
         for _ in range(2):
             started = time.monotonic()
             if not copy.passes(MODULES[module]):

@@ -1,4 +1,4 @@
-"""Which modules decide something, and the tests closest to each, the quickest first."""
+"""The modules that make decisions, and the tests closest to each module, fastest first."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Mutants of a module: its source with one thing changed that a test should notice.
 
-Most operators are those of cosmic-ray. Three kinds that it lacks are made here, because mutants of them had survived:
-``any`` for ``all`` and the like, conditions that always or never hold, and an entry of a list, a keyword argument or
-a call that is left out. Annotations are not changed: nothing evaluates them.
+Most operators are those of cosmic-ray. Three kinds that it lacks are defined here, because such mutants had survived:
+``any`` swapped with ``all`` and the like; conditions that are always or never true; and a list element, keyword
+argument or call statement that is removed. Annotations are not changed, because nothing evaluates them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from cosmic_ray.ast import get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-# The first two need the names of variables; without a decorator, a module of dataclasses cannot be imported.
+# The first two operators need the names of variables. The third makes modules of dataclasses fail to import.
 LEFT_OUT = ("core/VariableInserter", "core/VariableReplacer", "core/RemoveDecorator")
 SWAPPED = {"any": "all", "all": "any", "min": "max", "max": "min", "sorted": "list"}
 Span = tuple[int, int, int, int]
-# Line, column and kind of a change, and what makes the changed source; None where there is nothing to change.
+# A Place is the line, column and kind of a change. A Make returns the changed source, or None if nothing can change.
 Place = tuple[int, int, str]
 Make = Callable[[], str | None]
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed module: where it is changed, how, and its whole source."""
+    """A changed module: the line and kind of the change, and the whole source."""
 
     line: int
     kind: str
@@ -39,15 +39,15 @@ class Mutant:
 
 
 def sample_mutants(source: str, number: int | None, seed: int) -> list[Mutant]:
-    """Return mutants of a module, drawn with a seed, in the order of their lines.
+    """Return randomly drawn mutants of a module, ordered by line.
 
-    A place has many mutants of one kind (``<`` as ``<=``, ``==``, ``!=`` ...), most of them easy to notice. One of them
-    is drawn for each place and kind, so that a share of mutants killed is a share of places that tests look at.
+    A place has many mutants of one kind (``<`` as ``<=``, ``==``, ``!=`` ...), and most are easy to detect. One mutant
+    is drawn for each place and kind, so that the share of killed mutants is the share of places that tests check.
 
     Args:
-        source: of the module.
-        number: of mutants; None for one of each place and kind.
-        seed: of the draws.
+        source: the module's source.
+        number: how many mutants to return; None for one of each place and kind.
+        seed: seed of the random draws.
     """
     draw = random.Random(seed)
     places: dict[Place, list[Make]] = defaultdict(list)
@@ -80,17 +80,17 @@ def _of_cosmic_ray(source: str) -> Iterator[tuple[Place, Make]]:
 
 
 def _mutated(source: str, operator: Any, occurrence: int) -> str | None:
-    """Return a source with one of cosmic-ray's changes; None where its operator cannot make it."""
+    """Return a source with one of cosmic-ray's changes, or None if its operator cannot make the change."""
     try:
         changed: str | None = mutate_code(source, operator, occurrence)
     except AttributeError:
-        # it expects the name of an exception, and fails on one of a module, such as except concurrent.futures.Error
+        # cosmic-ray handles only plain exception names, and fails on `except concurrent.futures.Error`
         return None
     return changed
 
 
 def _places(operator: Any, node: Any) -> Iterator[tuple[int, int]]:
-    """Yield line and column of each occurrence of an operator, in cosmic-ray's own order."""
+    """Yield the line and column of each occurrence of an operator, in cosmic-ray's order."""
     for start, _ in operator.mutation_positions(node):
         yield start
     for child in getattr(node, "children", ()):
@@ -98,7 +98,7 @@ def _places(operator: Any, node: Any) -> Iterator[tuple[int, int]]:
 
 
 def _own(source: str) -> Iterator[tuple[Place, Make]]:
-    """Yield the changes that are made here."""
+    """Yield the changes that this module defines in addition to cosmic-ray's."""
     annotations = list(_annotations(source))
     for node in ast.walk(ast.parse(source)):
         for kind, place, text in _changes(node):
@@ -108,7 +108,7 @@ def _own(source: str) -> Iterator[tuple[Place, Make]]:
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Any, str]]:
-    """Yield what of a node is replaced by which text."""
+    """Yield the possible changes of a node: the kind, the part of the node to replace, and the new text."""
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name) and node.func.id in SWAPPED:
             yield "SwapCall", node.func, SWAPPED[node.func.id]
@@ -131,7 +131,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Any, str]]:
 
 
 def _replaced(source: str, node: Any, text: str) -> str:
-    """Return a source with a node's text replaced; where it is left out, the comma behind it goes too."""
+    """Return a source with a node's text replaced. If the new text is empty, a comma after the node is removed too."""
     lines = source.encode("utf-8").splitlines(keepends=True)
     start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
     end = sum(map(len, lines[: node.end_lineno - 1])) + node.end_col_offset
@@ -149,14 +149,14 @@ def _annotations(source: str) -> Iterator[Span]:
             if found is not None:
                 yield found.lineno, found.col_offset, found.end_lineno, found.end_col_offset
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript) and len(node.targets) == 1:
-            # an alias of a type
+            # a type alias
             target, value = node.targets[0], node.value
             if isinstance(target, ast.Name) and target.id.lstrip("_")[:1].isupper() and not target.id.isupper():
                 yield value.lineno, value.col_offset, value.end_lineno or 0, value.end_col_offset or 0
 
 
 def _separators(source: str) -> Iterator[Span]:
-    """Yield where the ``*`` and ``/`` between the parameters of functions may be: they are no operators."""
+    """Yield the spans of parameter lists that may contain a bare ``*`` or ``/``, which are not operators."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.args.kwonlyargs:
             first = node.args.kwonlyargs[0]

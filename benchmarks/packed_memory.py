@@ -2,10 +2,10 @@
 
     python benchmarks/packed_memory.py [--shape 50M] [--folder DISK]
 
-The subject is a LLaMA-like model with random weights in block FP8 (``weight_block_size`` 128). A process of its own
-opens it, reads every tensor once, and loads the dense model of the same numbers; the largest resident set of each stage
-is printed with the size of the shard, the largest dense tensor and the model. Resident sets do not depend on how busy
-the machine is.
+The subject is a LLaMA-like model with random weights in block FP8 (``weight_block_size`` 128). A separate process opens
+it, reads every tensor once, and loads the dense model with the same values. The peak resident set size of each stage is
+printed with the sizes of the shard, the largest dense tensor and the model. Resident set sizes do not depend on the
+load of the machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MB = 1e6
 
 
 def pack(base: Path, folder: Path) -> None:
-    """Write the matrices of all blocks as float8 with a scale for each block."""
+    """Write the matrices of all layers as float8 with a scale for each block of weights."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -43,7 +43,7 @@ def pack(base: Path, folder: Path) -> None:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Return resident sets in MB, and the sizes to compare them with; for a process of its own."""
+    """Return resident set sizes and the sizes to compare them with, in MB. Call it in a separate process."""
     import torch
 
     from invarlock.checkpoints.storage_format import open_checkpoint

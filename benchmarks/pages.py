@@ -2,8 +2,8 @@
 
     python benchmarks/pages.py evidence_pack
 
-prints the median and the largest milliseconds and kilobytes of a report's page, and those of the pack's page.
-Milliseconds are processor time, so that other work on the machine matters little.
+prints the median and maximum of milliseconds and kilobytes for the pages of reports, and those of the pack's page.
+Milliseconds are CPU time, so that other work on the machine matters little.
 """
 
 from __future__ import annotations

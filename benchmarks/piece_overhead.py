@@ -1,9 +1,9 @@
-"""What a piece of a fleet costs beyond plain pytest of the same cases, on Ray on this machine.
+"""Overhead of a fleet piece compared with plain pytest of the same cases, with Ray on this machine.
 
     python benchmarks/piece_overhead.py [--times 3]
 
-Both measure the baseline and the preset. Processor time is of all processes of the session; on a busy machine the
-seconds on the clock of the two are not comparable.
+Both measure the baseline and the preset. CPU time is that of all processes of the session. On a busy machine their
+wall-clock times are not comparable.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def on_ray(piece: WorkOrder, state: Archive) -> tuple[Part, float]:
 
 
 def wait_for(task: Any, piece: WorkOrder, state: Archive) -> Any:
-    """Return what a task of Ray returns."""
+    """Run a Ray task on a piece and return its result."""
     return ray.get(task.remote(piece, state))
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Return a result with its seconds on the clock and those of the processes that it started and waited for."""
+    """Return a function's result, its wall-clock seconds, and the CPU seconds of the child processes that ended."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     result = work()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

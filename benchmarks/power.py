@@ -1,9 +1,9 @@
-"""What the guards see that perplexity does not: subtle faults and harmless changes of the embedded models.
+"""What the guards detect and perplexity does not: subtle faults and harmless changes of the embedded models.
 
 python benchmarks/power.py [--workers 2] [--limit N] [--json FILE]
 
-Each subject is measured as a case of the suite is. A fault counts as one that changes the function measurably when the
-paired t of its loss differences is beyond 3.
+Each subject is measured like a case of the suite. A fault counts as a measurable change of the function when the
+absolute paired t statistic of its loss differences is above 3.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject of the bank: what kind of change, of which tensors, and how."""
+    """One subject of the bank: the kind of change, the tensors that it changes, and how."""
 
     model: str
     kind: str
@@ -137,7 +137,7 @@ def catalog() -> Models:
 
 @cache
 def snapshot(model_id: str) -> Path:
-    """Return the folder of a model with its tokenizer; made once a process."""
+    """Return the folder of a model with its tokenizer, which is made once per process."""
     model = catalog().models[model_id]
     assert model.path is not None
     assert model.tokenizer_path is not None
@@ -148,7 +148,7 @@ def snapshot(model_id: str) -> Path:
 
 @cache
 def bench(model_id: str) -> Any:
-    """Return what subjects of a model are measured against; made once a process."""
+    """Return the snapshot, files, setup, baseline and draw against which a model's subjects are measured."""
     torch.set_num_threads(1)
     model, text, folder = catalog().models[model_id], catalog().suites["smoke"].text, snapshot(model_id)
     assert text is not None
@@ -230,7 +230,7 @@ def duplicate(known: Mapping[str, Module], layer: int) -> Rewrite:
 
 
 def permuted(known: Mapping[str, Module], shapes: Mapping[str, Any], seed: int) -> Rewrite:
-    """Reorder the hidden units of every FFN: rows of gate and up, columns of down. The function is the same."""
+    """Reorder the hidden units of every FFN (rows of gate and up, columns of down), which keeps the function."""
     tensors = {}
     for name, module in known.items():
         if module.family != "ffn":
@@ -246,7 +246,7 @@ def permuted(known: Mapping[str, Module], shapes: Mapping[str, Any], seed: int) 
 
 
 def measure(subject: Subject, preset_limits: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """Make one subject, measure it, and return what was seen, by the tier's limits or those of a preset."""
+    """Make and measure one subject, and return what was detected with the tier's limits or those of a preset."""
     folder, files, setup, baseline, draw = bench(subject.model)
     change = rewrites_cached(subject.model)[subject]
     target = folder.parent / "subject"
@@ -288,7 +288,7 @@ def rewrites_cached(model_id: str) -> dict[Subject, Rewrite | EditSpec]:
 
 
 def interval(hits: int, count: int) -> str:
-    """Return a share with its 95 % Wilson interval, in per cent."""
+    """Return a share with its 95 % Wilson interval, in percent."""
     if not count:
         return "–"
     z, share = 1.96, hits / count

@@ -1,12 +1,12 @@
-"""Do presets hold on null edits that they never saw?
+"""Do presets raise no alarm on null edits that they were not derived from?
 
     python benchmarks/preset_holdout.py [--runs 34] [--learned 2 5] [--minutes M] [--json FILE]
 
 Derives the presets of the embedded models as the smoke suite does (from 2 null runs) and as other suites do (5), then
-measures fresh null runs: other draws of windows, other seeds of the jitter. Each change of each run is one null edit;
-any guard or gate that says something of it is a false alarm. With ``--bank`` the harmless changes of the power study,
-which are of kinds that no preset was derived from, are judged by the same presets. Results are printed every five
-runs, and models are taken in turns, so that a run that was stopped has a result.
+measures fresh null runs with other draws of windows and other seeds of the jitter. Each change of each run is one null
+edit, and any guard or gate that reports a problem with it raises a false alarm. With ``--bank``, the same presets judge
+the harmless changes of the power study, which are of kinds that no preset was derived from. Results are printed every
+five runs and the models alternate, so that an interrupted run still has a result.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from invarlock.reports.presets import PROFILE, NullRun, derive_preset
 TIER = "balanced"
 TARGET = 0.05
 TOLD_EVERY = 5
-# What each null edit raised, by who judged it and of what kind the edit is.
+# The signals that each null edit raised, by the judging preset and the kind of the edit.
 Found = dict[tuple[str, str], list[list[str]]]
 
 
 def null_run(model_id: str, run: int) -> NullRun:
-    """Return a null run of a model, measured as a suite does."""
+    """Return a null run of a model, measured as in a suite."""
     snapshot, _, setup, _, _ = power.bench(model_id)
     draw = null_draws(snapshot, setup, [run])[run]
     document = measure_null_run(snapshot, setup, run, draw, snapshot.parent / f"null_run_{run}")
@@ -44,17 +44,17 @@ def null_run(model_id: str, run: int) -> NullRun:
 
 
 def raised_by(run: NullRun, limits: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield what says something is wrong with each change of a null run, judged with a preset's limits."""
+    """Yield, for each change of a null run, the signals that a preset's limits raise."""
     yield from guard_signals(run.document, resolve_policy(TIER, PROFILE, {}, limits)).values()
 
 
 def raised_by_harmless(subject: power.Subject, limits: Mapping[str, Any]) -> list[str]:
-    """Return what says something is wrong with a harmless change of the power study."""
+    """Return the guards that a harmless change of the power study raises."""
     return [guard for guard, is_raised in power.measure(subject, limits)["flags"].items() if is_raised]
 
 
 def show(found: Found) -> None:
-    """Print a row for each judge: the share of null edits that raise anything, and which signals they raise."""
+    """Print a row for each preset: the share of null edits that raise any signal, and which signals they raise."""
     print("\n| preset | null edits | any signal | which |\n| --- | --- | --- | --- |")
     totals: Found = defaultdict(list)
     for (judge, kind), edits in found.items():

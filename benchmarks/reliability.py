@@ -1,12 +1,12 @@
-"""Runs that are killed: do they end like one that nothing happened to, and leave nothing behind?
+"""Killed runs: do they end with the same results as an undisturbed run, and leave nothing behind?
 
     python benchmarks/reliability.py --smoke 20 --small 50 --seed 1
 
-Each round starts a run with two workers, kills one of them or the controller (SIGKILL) at a random moment of an
-undisturbed run's time, and goes on with ``--resume`` where the run did not end by itself. Then the reports and the
-verdict must be those of the undisturbed run, times aside, and no process, held lock, lease, ticket, subject, staging
-folder or half-written file may be left. ``--smoke`` rounds run the whole smoke suite with its presets, ``--small`` ones
-kill the controller of a run of four cases on one model.
+Each round starts a run with two workers and kills a worker or the controller (SIGKILL) at a random moment within the
+duration of an undisturbed run. If the run does not finish by itself, it is resumed with ``--resume``. Then the reports
+and the verdict must equal those of the undisturbed run except for times, and no process, held lock, lease, ticket,
+subject, staging folder or half-written file may be left. ``--smoke`` rounds run the whole smoke suite with its presets;
+``--small`` rounds kill the controller of a run of four cases on one model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Kind:
-    """What a round runs, and whom it may kill."""
+    """What a round runs, and which processes it may kill."""
 
     name: str
     arguments: tuple[str, ...]
@@ -52,7 +52,7 @@ SMALL = Kind(
 
 
 def start(kind: Kind, directory: Path, *more: str) -> subprocess.Popen[bytes]:
-    """Start a run in a process group of its own; its output is appended to a log next to its directory."""
+    """Start a run in its own process group, and append its output to a log next to its directory."""
     ours = ("PACK_", "INVARLOCK_", "PYTEST_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = [sys.executable, "-m", "pytest", "suites", *kind.arguments, "-n", "2", "-p", "no:cacheprovider"]
@@ -69,7 +69,7 @@ def start(kind: Kind, directory: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def undisturbed(kind: Kind, folder: Path) -> tuple[dict[str, Any], float]:
-    """Return what an undisturbed run ends with, and the seconds that it takes once it has begun."""
+    """Return the results of an undisturbed run, and its seconds from the moment that its settings are written."""
     directory = folder / f"{kind.name}_undisturbed"
     process = start(kind, directory)
     wait_for(directory / "state/settings.json")
@@ -88,7 +88,7 @@ def wait_for(path: Path) -> None:
 
 
 def kill(process: subprocess.Popen[bytes], who: str, chance: random.Random) -> str | None:
-    """Kill one of a run's processes, and return which one it was, None where none was left."""
+    """Kill one of a run's processes and return its role, or None if no such process was left."""
     if who == "controller":
         if process.poll() is not None:
             return None
@@ -105,7 +105,7 @@ def kill(process: subprocess.Popen[bytes], who: str, chance: random.Random) -> s
 def play(
     kind: Kind, number: int, folder: Path, seconds: float, expected: dict[str, Any], seed: int
 ) -> tuple[bool, bool]:
-    """Play a round and print its row; tell whether somebody was killed, and whether all was as it must be."""
+    """Run a round and print its row; return whether a process was killed, and whether all checks passed."""
     chance = random.Random(f"{seed}/{kind.name}/{number}")
     directory = folder / f"{kind.name}_{number}"
     process = start(kind, directory)
@@ -149,7 +149,7 @@ def main() -> None:
             ended: list[bool] = []
             number = kills = 0
             while kills < rounds:
-                # a run may be over before its moment comes
+                # a run may end before the random moment, and then no process is killed
                 number += 1
                 hit, well = play(kind, number, folder, seconds, expected, given.seed)
                 kills += hit

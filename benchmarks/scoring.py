@@ -1,10 +1,11 @@
-"""Scoring and evaluating a case, each against a reference in the same process.
+"""Time of scoring and of evaluating a case, each compared with a reference in the same process.
 
     python benchmarks/scoring.py [--model embedded/mistral-tiny] [--rounds 5]
 
-Scoring is held against a loop written by hand with its best batch size, over windows that leave a ragged last batch; a
-case beyond its forward passes against those; a second case of a process against the first, imports and the baseline's
-own measurements included. One thread; times are of the processor, the shortest of some rounds taken in turns.
+Scoring is compared with a hand-written loop at its best batch size, over windows that leave a ragged last batch. The
+time of a case beyond its forward passes is compared with those passes. The second case of a process is compared with
+the first, which includes imports and the baseline's measurements. One thread. Times are CPU times: the shortest of
+several alternating rounds, and for the first and second case the median.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from invarlock.evaluation.scoring import score_windows
 SPEC = "quant_rtn:8:128:ffn"
 BATCH_SIZES = (4, 8, 16, 32, 64)
 BATCH_SIZE = 16
-# 16 divides neither; the last batch is ragged
+# not a multiple of 16, so that the last batch is ragged
 WINDOWS = 120 - 7
 
 
@@ -39,13 +40,13 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turns(works: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Return the shortest time of each piece of work."""
+    """Return the shortest time of each function; they run alternately, for several rounds."""
     times = [[seconds(work) for work in works] for _ in range(rounds)]
     return [min(column) for column in zip(*times, strict=True)]
 
 
 def throughput(model_id: str, rounds: int) -> None:
-    """Print tokens a second of ``score_windows`` and of the loop written by hand."""
+    """Print the tokens per second of ``score_windows`` and of the hand-written loop."""
     folder, _, _, _, draw = power.bench(model_id)
     model = load_model(folder, Placement("cpu"))
     tokens = np.concatenate([draw.preview.tokens, draw.final.tokens])[:WINDOWS]
@@ -71,7 +72,7 @@ def throughput(model_id: str, rounds: int) -> None:
 
 
 def case(model_id: str, rounds: int) -> None:
-    """Print what a case takes beyond its forward passes: of 64 + 64 windows, and of 8 for activations."""
+    """Print a case's time beyond its forward passes, which are 64 + 64 windows, and 8 for activations."""
     subject = edited(model_id)
     folder, _, _, _, draw = power.bench(model_id)
     model = load_model(folder, Placement("cpu"))
@@ -87,7 +88,7 @@ def case(model_id: str, rounds: int) -> None:
 
 
 def first_and_second(model_id: str, rounds: int) -> None:
-    """Print the time of a second case of a process against the first, from the start of the process."""
+    """Print the times of the first and second case of a process; the first counts from the start of the process."""
     command = [sys.executable, __file__, "--model", model_id, "--two-cases"]
     found = []
     for _ in range(rounds):

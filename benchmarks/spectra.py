@@ -1,9 +1,9 @@
-"""Largest singular values of a model's matrices against reading them and one product with each, in processor time.
+"""CPU time of the largest singular values of a model's matrices, against reading them and one product with each.
 
     python benchmarks/spectra.py [--layers 2] [--hidden 576] [--inner 1536]
 
-Matrices are those of SmolLM2-135M's layers by default: trained ones have a few large singular values over a bulk, and
-the difference of two checkpoints is noise, whose largest values lie close together.
+By default the matrices have the shapes of SmolLM2-135M's layers. Trained matrices have a few large singular values
+above the bulk; the difference of two checkpoints is noise, whose largest singular values are close together.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEADING = 32
 
 
 def matrices(layers: int, hidden: int, inner: int, *, noise: bool) -> dict[str, torch.Tensor]:
-    """Return one stack of matrices for each shape of a layer: queries and outputs, keys and values, up and down."""
+    """Return a stack of matrices for each shape in a layer: queries and outputs, keys and values, up and down."""
     generator = torch.Generator().manual_seed(0)
     shapes = {"qo": (2 * layers, hidden, hidden), "kv": (2 * layers, hidden // 3, hidden)}
     shapes |= {"up": (2 * layers, inner, hidden), "down": (layers, hidden, inner)}
@@ -61,7 +61,7 @@ def compare(stacks: dict[str, torch.Tensor], name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_file(stacks, path)
-        # a sum reads what is mapped
+        # the file is memory-mapped: the sum forces every page to be read
         read = timed(lambda: [stack.sum() for stack in load_file(path).values()])
     blocks = {shape: torch.randn(stack.shape[2], BLOCK) for shape, stack in stacks.items()}
     product = timed(lambda: [stack @ blocks[shape] for shape, stack in stacks.items()])

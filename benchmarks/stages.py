@@ -1,9 +1,9 @@
-"""A comparison of a checkpoint with an edit of itself by stage, against its forward passes and one read of its files.
+"""Time of each stage of comparing a checkpoint with an edit of it, against forward passes and one read of its files.
 
     python benchmarks/stages.py FOLDER [--spec quant_rtn:6:128:ffn] [--preview 8] [--final 24]
 
-Scored on the embedded text in windows of 128 tokens, as the second case of a process: the baseline is measured first.
-Times are of the processor, which other processes disturb less than the clock.
+The subject is scored on the embedded text in windows of 128 tokens, as the second case of a process: the baseline is
+measured first. Times are CPU times, which other processes affect less than wall-clock time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from invarlock.reports.policy import resolve_policy
 
 SUITES = Path(__file__).parents[1] / "suites"
 SEQ_LEN, BATCH_SIZE, RUN = 128, 16, 1
-# Parts of a stage, by the module that calls them.
+# Parts of a stage: the module that calls the function, the function's name, and a label.
 PARTS = (
     (comparison, "digest_checkpoint", "digest of the files"),
     (spectral, "measure_spectra", "spectra"),
@@ -48,7 +48,7 @@ PARTS = (
 
 
 class Clock:
-    """Seconds of the processor by part of a stage."""
+    """Measures the CPU seconds of each part of a stage."""
 
     def __init__(self) -> None:
         self.parts: dict[str, float] = defaultdict(float)
@@ -73,7 +73,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def passes(folder: Path, draw: Draw) -> float:
-    """Return the seconds of the forward passes of a draw."""
+    """Return the CPU seconds of the forward passes over a draw's windows."""
     model = load_model(folder, Placement("cpu"))
 
     @torch.inference_mode()
@@ -85,7 +85,7 @@ def passes(folder: Path, draw: Draw) -> float:
 
 
 def read_and_hashed(folder: Path) -> float:
-    """Return the seconds of reading every tensor and hashing it."""
+    """Return the CPU seconds of reading and hashing every tensor."""
     checkpoint = open_checkpoint(folder)
 
     def work() -> None:
@@ -118,7 +118,7 @@ def main() -> None:
     assert text.source is not None
     assert text.sha256 is not None
     source = read_embedded_text(SUITES / text.source, text.sha256)
-    # the stages of a comparison in seconds of the processor
+    # the CPU seconds of each stage of a comparison
     for module in (activations, comparison, final_windows):
         vars(module)["time"] = SimpleNamespace(perf_counter=time.process_time)
     clock = Clock()

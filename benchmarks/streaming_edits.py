@@ -1,11 +1,11 @@
-"""Edits over a synthetic sharded checkpoint: time against a synced copy of the same files, and peak memory.
+"""Edits of a synthetic sharded checkpoint: time compared with a synced copy of the same files, and peak memory.
 
 python benchmarks/streaming_edits.py --gigabytes 4
 
-Each edit runs in a process of its own, whose peak resident memory is compared with that of one that only imports. Then
-four edits are made in one pass over the baseline and in four, in turns. The baseline is dropped from the page cache
-before every pass, as it is where the cache does not hold baseline and subject. What reading and writing alone take
-bounds the ratio: one pass writes as many bytes as four.
+Each edit runs in its own process, whose peak resident memory is compared with the memory after its imports. Then four
+edits are made alternately in one pass over the baseline and in four. The baseline is dropped from the page cache before
+every pass, as happens when the cache is too small for baseline and subject. The time of reading and writing alone
+limits the possible ratio, because one pass writes as many bytes as four.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import torch
 from safetensors.torch import save_file
 
 SPECS = ("quant_rtn:4:32:all", "fp8_quant:e5m2:all", "magnitude_prune:0.12:all")
-# What four scenarios of one model ask for: each takes other tensors of the same shards.
+# The edits of four scenarios of one model; all of them read the same shards.
 FOUR = ("quant_rtn:4:32:ffn", "fp8_quant:e5m2:ffn", "magnitude_prune:0.12:ffn", "quant_rtn:8:128:attn")
 HIDDEN, FFN, LAYERS_PER_SHARD = 2048, 5632, 8
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def make_checkpoint(folder: Path, gigabytes: float) -> int:
-    """Write a Llama-shaped bfloat16 checkpoint of random weights and return its largest shard's bytes."""
+    """Write a Llama-shaped bfloat16 checkpoint of random weights and return the bytes of its largest shard."""
     shapes = {f"self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"}
     shapes |= {"mlp.gate_proj": (FFN, HIDDEN), "mlp.up_proj": (FFN, HIDDEN), "mlp.down_proj": (HIDDEN, FFN)}
     layer_bytes = sum(rows * columns * 2 for rows, columns in shapes.values())
@@ -57,7 +57,7 @@ def make_checkpoint(folder: Path, gigabytes: float) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds and processor seconds of passes, and the peak memory of a process beyond its imports."""
+    """Wall-clock and CPU seconds of one or more passes, and the peak memory of the process beyond its imports."""
 
     seconds: float
     cpu_seconds: float
@@ -65,7 +65,7 @@ class Cost:
 
 
 def edit(baseline: Path, folder: Path, specs: Sequence[str]) -> None:
-    """Apply edits in one pass and print what it cost this process."""
+    """Apply edits in one pass and print this process's seconds, CPU seconds and extra peak bytes as JSON."""
     from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
     from invarlock.checkpoints.editing import apply_edits
 
@@ -82,7 +82,7 @@ def edit(baseline: Path, folder: Path, specs: Sequence[str]) -> None:
 
 
 def edited(folder: Path, *specs: str) -> Cost:
-    """Return what edits in one pass of a process of its own cost, with the baseline read from the disk."""
+    """Apply edits in one pass in a new process, with the baseline read from disk, and return the cost."""
     drop_from_cache(folder / "base")
     command = [sys.executable, __file__, "--edit", str(folder / "base"), str(folder / "subjects"), *specs]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -91,14 +91,14 @@ def edited(folder: Path, *specs: str) -> Cost:
 
 
 def drop_from_cache(folder: Path) -> None:
-    """Drop the files of a folder, which must be on the disk, from the page cache."""
+    """Drop a folder's files from the page cache; they must already be synced to disk."""
     for path in folder.iterdir():
         with path.open("rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_and_write(folder: Path) -> tuple[float, float]:
-    """Return the seconds that reading the baseline from the disk takes, and those of writing as many bytes to it."""
+    """Return the seconds of reading the baseline from disk, and of writing the same number of bytes to disk."""
     drop_from_cache(folder / "base")
     reading = writing = 0.0
     for path in sorted((folder / "base").iterdir()):
@@ -121,7 +121,7 @@ def read_and_write(folder: Path) -> tuple[float, float]:
 
 
 def compare_passes(folder: Path, rounds: int) -> None:
-    """Print four edits in one pass against four passes, and the ratio that reading and writing alone would have."""
+    """Print the time of four edits in one pass and in four, and the same ratio for reading and writing alone."""
     for _ in range(rounds):
         together, apart = edited(folder, *FOUR), [edited(folder, spec) for spec in FOUR]
         seconds, cpu_seconds = sum(cost.seconds for cost in apart), sum(cost.cpu_seconds for cost in apart)
@@ -138,7 +138,7 @@ def compare_passes(folder: Path, rounds: int) -> None:
 
 
 def peak_resident_bytes() -> int:
-    """Return this process's own peak; ru_maxrss would start at that of the process which began it."""
+    """Return this process's peak resident memory. ru_maxrss would include the peak inherited from its parent."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

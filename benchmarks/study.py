@@ -1,12 +1,12 @@
-"""Who is alarmed without need, and what nobody sees: subjects as people ship them, and faults as exporters make them.
+"""False alarms and missed faults: subjects as people publish them, and faults as exporters make them.
 
     python benchmarks/study.py [--workers 2] [--model mistral-tiny] [--only KIND] [--every N] [--reports FOLDER]
     python benchmarks/study.py --baseline FOLDER --every 12      # any checkpoint in bfloat16, with fewer subjects
 
-Each subject (``study_bank.py``) is measured and judged as ``invarlock evaluate`` does it, under the tier balanced. A
-fault counts as measurable where the paired t of its loss differences is beyond 3, or its mean KL above the null level
-of the model (float16, RTN at 8 bits, jitter). With ``--reports`` every report is kept, and one that is there is judged
-again instead of measured.
+Each subject (``study_bank.py``) is measured and judged as by ``invarlock evaluate``, under the tier balanced. A fault
+counts as measurable if the absolute paired t statistic of its loss differences is above 3, if one of its losses is not
+finite, or if its mean KL is above the null level of the model (float16, RTN at 8 bits, jitter). With ``--reports``
+every report is kept, and an existing report is judged again instead of measured.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ TIER = "balanced"
 MEASURABLE_T = 3.0
 CPU = Placement("cpu")
 SEQ_LEN, PREVIEW, FINAL = 128, 16, 32
-# Windows of the other text, for calibration and training.
+# Number of windows for calibration and training, from a text that is not scored.
 TRAINING = 48
-# Faults of one matrix that power.py studies in full: so many of each kind.
+# How many single-matrix faults of each kind to include; power.py studies all of them.
 ONE_MATRIX = 3
 GATE, WARNING, NOBODY = "gate", "warning", "nobody"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What the subjects of a model are measured against."""
+    """The setup, baseline, window draw and null KL against which a model's subjects are measured."""
 
     setup: Setup
     baseline: StoredBaseline
@@ -93,7 +93,7 @@ def _text(name: str) -> SourceText:
 
 @cache
 def source(model: str) -> Source:
-    """Return what subjects of an embedded model, or of the checkpoint in a folder, are made from."""
+    """Return the `Source` of subjects of an embedded model, or of the checkpoint in a folder."""
     if model in _PREPARED:
         return _PREPARED[model][0]
     torch.set_num_threads(1)
@@ -108,7 +108,7 @@ def source(model: str) -> Source:
 
 @cache
 def bench(model: str, windows: tuple[int, int] = (PREVIEW, FINAL)) -> Bench:
-    """Return what subjects of a model are measured against."""
+    """Return the `Bench` against which subjects of a model are measured."""
     if model in _PREPARED:
         return _PREPARED[model][1]
     folder, text = source(model).folder, _text("austen")
@@ -123,13 +123,13 @@ def bench(model: str, windows: tuple[int, int] = (PREVIEW, FINAL)) -> Bench:
 
 
 def use(prepared: Mapping[str, tuple[Source, Bench]]) -> None:
-    """Take what this process would prepare itself from the one that started it."""
+    """Use the sources and benches that the parent process prepared, so that this process need not prepare them."""
     torch.set_num_threads(1)
     _PREPARED.update(prepared)
 
 
 def null_level(folder: Path, setup: Setup) -> float:
-    """Return the largest mean KL of the harmless changes from which the model's preset learns."""
+    """Return the largest mean KL of the harmless changes from which the model's preset is derived."""
     runs = [
         parse_null_run(
             dump_json(
@@ -145,7 +145,7 @@ def null_level(folder: Path, setup: Setup) -> float:
 
 @cache
 def bank(model: str) -> dict[Subject, Make]:
-    """Return the subjects of a model, those of ``power.py`` among them."""
+    """Return the subjects of a model, including those of ``power.py``."""
     found = {**dict(harmless(model, source(model))), **dict(faults(source(model)))}
     if model in MODELS:
         counts: Counter[str] = Counter()
@@ -168,7 +168,7 @@ def _rewritten(change: Any) -> Make:
 
 @dataclass(frozen=True)
 class Task:
-    """One subject to measure, and the folder where its report is kept."""
+    """One subject to measure, and the folder in which to keep its report."""
 
     model: str
     windows: tuple[int, int]
@@ -177,7 +177,7 @@ class Task:
 
     @property
     def kept(self) -> Path | None:
-        """Return the file of its report."""
+        """Return the path at which the report is kept, or None if reports are not kept."""
         if self.reports is None:
             return None
         words = f"{self.subject.kind} {self.subject.name}".replace("/", "_").replace(" ", "_")
@@ -185,7 +185,7 @@ class Task:
 
 
 def run(task: Task, end: float) -> dict[str, Any] | None:
-    """Return what was seen of a subject; None for one that cannot be made, or is not measured before the end."""
+    """Return the result row of a subject, or None if it cannot be made or time ran out before it was measured."""
     subject, kept = task.subject, task.kept
     row: dict[str, Any] = {
         "model": Path(task.model).name,
@@ -201,7 +201,7 @@ def run(task: Task, end: float) -> dict[str, Any] | None:
         try:
             document = {"report": measure(task), "null_kl": bench(task.model, task.windows).null_kl}
         except EditError:
-            return None  # nothing in this model can be broken so
+            return None  # this fault does not apply to this model
         except CheckpointError as error:
             document = {"refused": str(error)}
         if kept is not None:
@@ -227,9 +227,9 @@ def measure(task: Task) -> Any:
 
 
 def judged(report: Any, null_kl: float) -> dict[str, Any]:
-    """Return what the gates, guards and findings of a report say, and whether the change can be measured."""
+    """Return the results of a report's gates, guards and findings, and whether the change is measurable."""
     failed = [gate for gate in judge_gates(report, report["resolved_policy"]) if not gate.holds and gate.blocks]
-    # says something of the study, and nothing of the subject
+    # warnings about few windows concern the study, not the subject
     warnings = [line for line in report_warnings(report) if line not in set(few_windows(report))]
     final = report["evaluation_windows"]["final"]
     fidelity = report["fidelity"]
@@ -250,7 +250,7 @@ def judged(report: Any, null_kl: float) -> dict[str, Any]:
 
 
 def paired_t(own: Sequence[float | None], base: Sequence[float | None]) -> float | None:
-    """Return the t of the differences of losses, None where one is not finite."""
+    """Return the paired t statistic of the loss differences, or None if a loss is not finite."""
     deltas = [mine - theirs for mine, theirs in zip(own, base, strict=True) if mine is not None and theirs is not None]
     if len(deltas) < len(own):
         return None
@@ -267,7 +267,7 @@ def _share(rows: Rows, of: Callable[[Mapping[str, Any]], bool]) -> str:
 
 
 def show(rows: Rows) -> None:
-    """Print the tables, then each subject that is not as it should be."""
+    """Print the tables, then each subject with an unexpected result."""
     good, bad = [row for row in rows if row["harmless"]], [row for row in rows if not row["harmless"]]
     print(f"\n{len(good)} harmless subjects, {len(bad)} faults\n")
     print("| harmless | subjects | PASS | warned | FAIL | mean KL |\n| --- | --- | --- | --- | --- | --- |")
@@ -327,7 +327,7 @@ def tasks(options: argparse.Namespace) -> list[Task]:
     for model in [str(options.baseline)] if options.baseline else options.model or MODELS:
         subjects = [one for one in bank(model) if not options.only or one.is_one_of(options.only)]
         found += [Task(model, windows, one, options.reports) for one in subjects[:: options.every]]
-    # one that is stopped has a bit of everything
+    # in random order an interrupted study has measured some subjects of every kind
     random.Random(0).shuffle(found)
     return found
 

@@ -1,6 +1,6 @@
-"""The subjects of ``study.py``: what people do to a model without breaking it, and what breaks it.
+"""The subjects of ``study.py``: changes that people make to a model without breaking it, and faults that break it.
 
-Each subject is written from a baseline into a folder, as a tool of the field would leave it.
+Each subject is derived from a baseline and written to a folder in the form that a real tool would write.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from invarlock.faults import FAULTS
 from invarlock.faults.injection import inject_fault
 
 WEIGHTS = "model.safetensors"
-# Two bits and three are edits at the limit of what a model bears, and no harmless ones.
+# Two and three bits are at the limit of what a model tolerates, so these are not counted as harmless.
 COARSE = ("gptq-2bit", "gptq-3bit")
 ADAPTERS = ("peft-lora", "peft-rslora")
-# A scale in front of an FFN that brings its largest weight to so many times the largest number of FP8.
+# Each factor scales an FFN so that its largest weight is this many times the largest FP8 value.
 BEYOND_FP8 = (1.1, 1.5, 4.0)
 Change = Callable[[Any], None]
-# Writes a subject into a folder, which is not there yet.
+# Writes a subject into a folder that does not exist yet.
 Make = Callable[["Source", Path], None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What subjects are made from.
+    """The inputs from which subjects are made.
 
     Attributes:
-        folder: the baseline's.
-        tokens: of a text that no metric uses, (windows, tokens).
+        folder: the baseline's folder.
+        tokens: token ids of a text that no metric uses, of shape (windows, tokens).
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject: its kind (a row of the tables), what it is, and how ``evaluate`` is called on it."""
+    """One subject: its kind (a row of the tables), its name, whether it is harmless, and its intent."""
 
     kind: str
     name: str
@@ -64,7 +64,7 @@ class Subject:
     intent: str = "preserve"
 
     def is_one_of(self, labels: Sequence[str]) -> bool:
-        """Return whether one of some labels is its kind, or its kind and name: ``NF4``, ``NF4: alone``."""
+        """Return whether a label matches the kind, or the kind and name: ``NF4``, ``NF4: alone``."""
         return self.kind in labels or f"{self.kind}: {self.name}" in labels
 
 
@@ -83,7 +83,7 @@ def save(model: Any, source: Source, target: Path, dtype: torch.dtype = torch.bf
 
 
 def linear_layers(model: Any) -> Iterator[equal.Linear]:
-    """Yield the matrices of attention and FFN, block by block."""
+    """Yield the attention and FFN matrices, block by block."""
     for block in equal.blocks(model):
         yield from (block.q, block.k, block.v, block.o)
         for ffn in block.feedforwards:
@@ -95,7 +95,7 @@ def linear_layers(model: Any) -> Iterator[equal.Linear]:
 
 @torch.no_grad()
 def round_all(model: Any, rounding: Rounding, tokens: torch.Tensor) -> None:
-    """Round every matrix of attention and FFN; each method gets what the matrix reads on some text."""
+    """Round every attention and FFN matrix; the method receives the matrix's inputs on the source's tokens."""
     read = _inputs(model, tokens)
     for block, (into_attention, into_output, into_ffn) in zip(equal.blocks(model), read, strict=True):
         for part in (block.q, block.k, block.v):
@@ -109,7 +109,7 @@ def round_all(model: Any, rounding: Rounding, tokens: torch.Tensor) -> None:
 
 
 def _inputs(model: Any, tokens: torch.Tensor) -> list[list[torch.Tensor]]:
-    """Return what the query, the output projection and the FFN of each block read, (tokens, features)."""
+    """Return the inputs, (tokens, features), of the query, the output projection and the FFN of each block."""
     found: list[list[torch.Tensor]] = []
     hooks = []
     for layer in model.model.layers:
@@ -125,7 +125,7 @@ def _inputs(model: Any, tokens: torch.Tensor) -> list[list[torch.Tensor]]:
     return found
 
 
-# The same function in other weights
+# The same function with other weights
 
 
 def fold(model: Any) -> None:
@@ -153,7 +153,7 @@ def scale_values(model: Any, seed: int) -> None:
 
 
 def everything(model: Any, seed: int) -> None:
-    """Do what a rotating and smoothing quantiser does to a model that a merger has reordered."""
+    """Reorder a model as a merging tool does, then rotate and smooth it as a quantiser does."""
     equal.shuffle_units(model, seed)
     equal.shuffle_heads(model, seed)
     equal.shuffle_experts(model, seed)
@@ -163,7 +163,7 @@ def everything(model: Any, seed: int) -> None:
 
 
 def equivalents(model: Any) -> dict[str, tuple[Change, ...]]:
-    """Return the changes of weights that keep the function, by kind, with some seeds of each."""
+    """Return the weight changes that keep the function, by kind, with several seeds of each."""
     kinds: dict[str, tuple[Change, ...]] = {
         "norms folded": (fold,),
         "AWQ-like scales": tuple(partial(equal.smooth, seed=seed) for seed in (1, 2)),
@@ -186,7 +186,7 @@ def equivalents(model: Any) -> dict[str, tuple[Change, ...]]:
 def write_changed(
     changes: Sequence[Change], source: Source, target: Path, *, rounding: str | None = None, dtype: Any = torch.bfloat16
 ) -> None:
-    """Write a model after some changes, rounded where a method is named."""
+    """Apply changes to the model, round it if a method is named, and write it."""
     model = load(source.folder)
     with torch.no_grad():
         for change in changes:
@@ -211,7 +211,7 @@ def write_renamed(source: Source, target: Path) -> None:
 @cache
 @torch.enable_grad()
 def tuned(source: Source, steps: int, rate: float, rank: int, parts: str) -> dict[str, torch.Tensor]:
-    """Return what a short fine-tune adds to each matrix: all of it (rank 0), or LoRA on ``qv`` or all of attention."""
+    """Return the weight updates of a short fine-tune: full (rank 0), or LoRA on ``qv`` or on all of attention."""
     torch.manual_seed(0)
     model = load(source.folder)
     low: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -238,7 +238,7 @@ def tuned(source: Source, steps: int, rate: float, rank: int, parts: str) -> dic
 
 
 class _Added(nn.Module):
-    """A matrix with a product of two small ones added."""
+    """A matrix plus a low-rank update, which is the product of two small matrices."""
 
     def __init__(self, down: torch.Tensor, high: torch.Tensor) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class _Added(nn.Module):
 
 
 def merged(source: Source, share: float, steps: int, rate: float, rank: int, parts: str) -> Change:
-    """Return the change that adds a share of what a fine-tune adds."""
+    """Return the change that adds a share of a fine-tune's update to the weights."""
 
     def change(model: Any) -> None:
         own = dict(model.named_parameters())
@@ -265,7 +265,7 @@ def write_merged(
     write_changed((merged(source, *fine_tune),), source, target, rounding=rounding)
 
 
-# Shares of the change, steps, learning rate, rank, parts.
+# Share of the update that is added, steps, learning rate, rank, matrices.
 LORAS: dict[str, tuple[float, int, float, int, str]] = {
     "rank 4 of q and v, 20 steps": (1.0, 20, 2e-3, 4, "qv"),
     "rank 8 of attention, 40 steps": (1.0, 40, 1e-3, 8, "qkvo"),
@@ -286,7 +286,7 @@ def write_shipped(name: str, source: Source, target: Path) -> None:
 
 
 def harmless(model_name: str, source: Source) -> Iterator[tuple[Subject, Make]]:
-    """Yield what must pass."""
+    """Yield the subjects that must pass."""
     for rounding in ROUNDINGS:
         yield Subject(rounding, "alone", harmless=True), partial(write_changed, (), rounding=rounding)
     for kind, changes in equivalents(load(source.folder)).items():
@@ -324,7 +324,7 @@ def _merged(fine_tune: tuple[float, int, float, int, str], rounding: str | None,
 
 
 def broken_rounding(mistake: str, where: str, bits: int, model: Any) -> None:
-    """Round every matrix well, and some of them with a mistake: ``all``, a block, or the number of one matrix."""
+    """Round every matrix, with a mistake in those that ``where`` selects: ``all``, ``block N`` or ``matrix N``."""
     layers = list(linear_layers(model))
     of_block = [number for number, block in enumerate(equal.blocks(model)) for _ in _of(block)]
     for number, part in enumerate(layers):
@@ -340,7 +340,7 @@ def _of(block: equal.Block) -> list[equal.Linear]:
 
 
 def cast_large(beyond: float, blocks: slice, model: Any) -> None:
-    """Cast up projections to FP8 without a scale, where their weights are large and those that follow small."""
+    """Move scale from the down to the up projections, then cast the up projections to FP8 without a scale."""
     for block in list(equal.blocks(model))[blocks]:
         for ffn in block.feedforwards:
             factor = beyond * 448 / float(ffn.up.weight.abs().max())
@@ -349,14 +349,14 @@ def cast_large(beyond: float, blocks: slice, model: Any) -> None:
 
 
 def scale_one_side(spread: float, block: int, model: Any) -> None:
-    """Scale a block's up projection as SmoothQuant does, and leave its down projection as it was."""
+    """Scale a block's up projection as SmoothQuant does, but leave its down projection unchanged."""
     ffn = list(equal.blocks(model))[block].feedforwards[0]
     generator = torch.Generator().manual_seed(block)
     ffn.up.scale_outputs((spread * (2 * torch.rand(len(ffn.up.weight), generator=generator) - 1)).exp())
 
 
 def fold_into_all_but_one(block: int, model: Any) -> None:
-    """Fold the norms, and forget one reader of one of them."""
+    """Fold the norms into the matrices that follow them, except for the keys of one block."""
     part = list(equal.blocks(model))[block].k
     kept = part.weight.clone()
     fold(model)
@@ -364,7 +364,7 @@ def fold_into_all_but_one(block: int, model: Any) -> None:
 
 
 def rotate_one_side(part: str, model: Any) -> None:
-    """Rotate the residual stream or the values, and leave out one matrix."""
+    """Rotate the residual stream or the values, but leave one matrix unrotated."""
     if part == "values":
         kept = [block.o.weight.clone() for block in equal.blocks(model)]
         equal.rotate_values(model, 3)
@@ -378,7 +378,7 @@ def rotate_one_side(part: str, model: Any) -> None:
 
 
 def skip_expert(how: str, block: int, expert: int, model: Any) -> None:
-    """Leave out one expert of a block: it has zeros, another's weights, or another's row of the router."""
+    """Break one expert of a block: give it zeros, another expert's weights, or another expert's router row."""
     found = list(equal.blocks(model))[block]
     own, other = found.feedforwards[expert], found.feedforwards[expert - 1]
     if how == "router":
@@ -391,7 +391,7 @@ def skip_expert(how: str, block: int, expert: int, model: Any) -> None:
 
 
 def write_other_config(field: str, value: Any, source: Source, target: Path) -> None:
-    """Write the model with another value of a field of its config."""
+    """Write the model with one config field changed."""
     config: dict[str, Any] = {field: value}
     if field == "rope_theta":
         rope = json.loads((source.folder / "config.json").read_text())["rope_parameters"]
@@ -400,7 +400,7 @@ def write_other_config(field: str, value: Any, source: Source, target: Path) -> 
 
 
 def write_swapped_merges(first: int, source: Source, target: Path) -> None:
-    """Write the model with two merges of its tokenizer in the other order."""
+    """Write the model with two of its tokenizer's merges swapped."""
     shutil.copytree(source.folder, target)
     path = target / "tokenizer.json"
     document = json.loads(path.read_text())
@@ -419,11 +419,11 @@ def write_fault(name: str, source: Source, target: Path) -> None:
 
 
 def faults(source: Source) -> Iterator[tuple[Subject, Make]]:
-    """Yield what must be seen where it changes the function measurably."""
+    """Yield the faults, which must be detected if they change the function measurably."""
     model = load(source.folder)
     blocks = list(equal.blocks(model))
     matrices = len(list(linear_layers(model)))
-    # a query, an output projection, an up and a down projection of different blocks
+    # a query, an output, an up and a down projection, each in a different block
     chosen = [0, 3, 5, matrices - 1, matrices // 2, matrices // 3]
     places = ["all", *(f"block {number}" for number in (0, len(blocks) - 1)), *(f"matrix {one}" for one in chosen)]
 

@@ -1,4 +1,4 @@
-"""Ways of rounding a matrix to few bits, as the tools of the field do it, and the mistakes that exporters make in it.
+"""Ways of rounding a matrix to few bits, as common tools do, and the mistakes that exporters make.
 
 Example::
 
@@ -18,10 +18,10 @@ from invarlock.edits.fp8_quant import quantize_fp8
 from invarlock.edits.quant_rtn import quantize_rtn
 
 GROUP = 32
-# Share of the mean of its diagonal that is added to a Hessian before it is inverted (GPTQ, arXiv 2210.17323).
+# This share of the mean of a Hessian's diagonal is added to the diagonal before inversion (GPTQ, arXiv 2210.17323).
 DAMPING = 0.01
 LARGEST_FP8 = 448.0
-# A weight (out, in) in float32, and what it reads (tokens, in) where the method needs it.
+# Takes a float32 weight (out, in) and its inputs (tokens, in), or None if the method needs no inputs.
 Rounding = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
@@ -43,7 +43,7 @@ def asymmetric_codes(
 
 
 def gptq(weight: torch.Tensor, inputs: torch.Tensor | None, bits: int = 4) -> torch.Tensor:
-    """Return a weight rounded column by column, the error of each spread over those that follow (GPTQ)."""
+    """Return a weight rounded column by column, with each column's error spread over the later columns (GPTQ)."""
     assert inputs is not None
     hessian = inputs.double().T @ inputs.double()
     hessian += DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
@@ -79,7 +79,7 @@ def mxfp4(weight: torch.Tensor) -> torch.Tensor:
 
 
 def nvfp4(weight: torch.Tensor) -> torch.Tensor:
-    """Return a weight that torchao rounded to NVFP4: blocks of 16 with a scale in FP8, and one for the tensor."""
+    """Return a weight that torchao rounded to NVFP4: blocks of 16 with an FP8 scale each, and one tensor scale."""
     from torchao.prototype.mx_formats.nvfp4_tensor import (  # type: ignore[import-untyped] # untyped
         NVFP4Tensor,
         per_tensor_amax_to_scale,
@@ -111,7 +111,7 @@ ROUNDINGS: dict[str, Rounding] = {
     "GGUF Q4_1": lambda weight, _: ggml(weight, "Q4_1"),
     "GGUF Q4_0": lambda weight, _: ggml(weight, "Q4_0"),
 }
-# Those that follow a change that keeps the function.
+# The roundings that are also applied after a change that keeps the function.
 TO_4_BITS = ("RTN 4 bit", "asymmetric RTN 4 bit", "GPTQ 4 bit", "NF4", "MXFP4", "NVFP4")
 
 

@@ -1,9 +1,9 @@
-"""Verifying packs: large files, many reports, and a small pack from a cold start, each against a reference.
+"""Time to verify packs with large files, packs with many reports, and a small pack from a cold start.
 
 python benchmarks/verify_packs.py SMOKE_PACK [--gigabytes 2] [--reports 5000] [--without-pages]
 
-``SMOKE_PACK`` is a pack of ``pytest suites``. Its reports are repeated, as further runs of their cases, until there are
-enough; their raw measurements are real, and everything that follows from them is derived anew.
+Each is compared with a reference. ``SMOKE_PACK`` is a pack of ``pytest suites``. Its reports are repeated, as further
+runs of their cases, until there are enough. Their raw measurements are real, and everything else is derived again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def large_files(pack: Path, gigabytes: float) -> None:
-    """Time a pack of few large files."""
+    """Time the verification of a pack with few large files."""
     pack.mkdir()
     size = int(gigabytes * 1e9 / FILES)
     block = os.urandom(BLOCK)
@@ -79,7 +79,7 @@ def large_files(pack: Path, gigabytes: float) -> None:
 
 
 def cold_starts(pack: Path) -> None:
-    """Time the commands on a small pack in new processes."""
+    """Time the commands on a small pack, each in a new process."""
     python = [sys.executable]
     reference = best(partial(run, [*python, "-c", "import jsonschema, numpy, nacl.signing"]))
     for name, arguments, reach in (
@@ -92,7 +92,7 @@ def cold_starts(pack: Path) -> None:
 
 
 def many_reports(content: PackContent, folder: Path) -> None:
-    """Time a pack of many reports, and deriving them alone."""
+    """Time the verification of a pack with many reports, and the derivation of the reports alone."""
     build_pack(folder / "pack", content, make_signing_key(), "2026-01-31T12:00:00Z")
     pack = folder / "pack"
     names = read_checksums((pack / "checksums.sha256").read_bytes())
@@ -100,7 +100,7 @@ def many_reports(content: PackContent, folder: Path) -> None:
     memory = MemoryFiles({name: (pack / name).read_bytes() for name in names})
     reports = sum(layout.is_report(name) for name in names)
     works = (partial(derived, memory, manifest), partial(verified, pack), partial(sha256sum, pack))
-    # taken in turns: what else the machine does then falls on all of them
+    # alternate between the measurements, so that other load on the machine affects all of them equally
     times = [[best(work, rounds=1) for work in works] for _ in range(ROUNDS)]
     derive, verify, system = (min(column) for column in zip(*times, strict=True))
     print(
@@ -114,7 +114,7 @@ def many_reports(content: PackContent, folder: Path) -> None:
 
 
 def derived(files: MemoryFiles, manifest: dict[str, Any]) -> None:
-    """Derive all that a pack claims from files in memory: reports, verdict, summaries, manifest and metadata."""
+    """Derive every claim of a pack (reports, verdict, summaries, manifest, metadata) from files in memory."""
     found = examine_reports(files)
     results = check_results(files, found)
     assert not [
@@ -126,7 +126,7 @@ def derived(files: MemoryFiles, manifest: dict[str, Any]) -> None:
 
 
 def repeated(smoke: Path, count: int) -> PackContent:
-    """Return the content of a pack with the reports of another, run again and again."""
+    """Return the content of a pack that repeats another pack's reports as further runs."""
     names = read_checksums((smoke / "checksums.sha256").read_bytes())
     files = {name: (smoke / name).read_bytes() for name in names}
     reports = [name for name in files if layout.is_report(name)]
@@ -220,7 +220,7 @@ def run(command: list[str], folder: Path | None = None) -> None:
 
 
 def best(work: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Return the shortest of some times, in seconds."""
+    """Return the shortest time of several runs of a function, in seconds."""
     times = []
     for _ in range(rounds):
         started = time.perf_counter()

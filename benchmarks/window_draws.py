@@ -1,10 +1,10 @@
-"""Do the verdicts of the smoke suite hold on other draws of windows?
+"""Are the smoke suite's verdicts the same with other draws of windows?
 
     python benchmarks/window_draws.py --draws 10 [--select clean]
 
-Runs the suite once a draw, each with a window seed of its own, and prints for every scenario and model the range of
-its ratio, how much of a gate's limit it uses at most (1 is at the limit), and how many draws were as expected. Exits
-with 1 when one was not.
+Runs the suite once for each draw, with a different window seed. For every scenario and model it prints the range of the
+ratio, the largest share of a gate's limit that is used (1 is at the limit), and how many draws gave the expected
+verdict. Exits with 1 if any draw did not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SEED_STRIDE = 1000
 
 
 def records(seed: int, folder: Path, select: str) -> list[dict[str, Any]]:
-    """Return the verdict's records of one run of the smoke suite, with what each uses of the limit it is nearest to."""
+    """Run the smoke suite once and return the verdict's records, each with its share of the nearest limit."""
     command = [sys.executable, "-m", "pytest", "suites", "-n", "2", "-q", "--no-pack", "-p", "no:cacheprovider"]
     command += ["--window-seed", str(seed), "--output-dir", str(folder), "-m", select]
     subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""One small real run, made once, whose pack the tests copy and attack."""
+"""A small real run that is made once; tests copy and attack its pack."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ class RealRun:
         return load_signing_key(self.key_path)
 
 
-# Workers of xdist share the cores, and so do the processes that they start. PyTorch would start a thread per core in
-# each; these wait for each other in busy loops, which makes all of them several times slower on a machine that is busy.
+# xdist's workers and the processes that they start share the cores. PyTorch would start one thread per core in each of
+# them. These threads wait for each other in busy loops, which makes all of them several times slower on a busy machine.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Who is started in the background by a shell ignores Ctrl-C, and so do its children; tests send it to theirs.
+# A process that a shell starts in the background ignores SIGINT, and its children inherit that. Tests send SIGINT to
+# their children, so restore the default handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes depends on what else the machine does.
+# No deadline, because the time of an example depends on the load of the machine.
 hypothesis.settings.register_profile("any_machine", deadline=None)
 hypothesis.settings.load_profile("any_machine")
 
@@ -47,9 +48,9 @@ MakeRun = Callable[..., RealRun]
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeRun:
-    """Return a function that makes a run once for all workers: the first that needs it makes it, the others wait.
+    """Return a function that makes a run once for all workers: the first worker makes it and the others wait.
 
-    Where ``TESTS_KEEP_RUNS_IN`` names a folder, the runs stay there and later sessions read them.
+    If ``TESTS_KEEP_RUNS_IN`` names a folder, the runs are kept there and later sessions reuse them.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
@@ -60,7 +61,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeR
         folder = shared / f"made_{name}"
         with filelock.FileLock(f"{folder}.lock"):
             if not (folder / "done").exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed
+                shutil.rmtree(folder, ignore_errors=True)  # left by a session that was killed
                 folder.mkdir()
                 make_run(folder, scenarios, *options, null_runs=null_runs)
                 (folder / "done").touch()
@@ -77,13 +78,13 @@ def real_run(made_once: MakeRun) -> RealRun:
 
 @pytest.fixture(scope="session")
 def probed_run(made_once: MakeRun) -> RealRun:
-    """Two faults whose scenarios read probes."""
+    """Two faults whose scenarios use probes."""
     return made_once("probed", "rmt_norm_noise or ve_mlp_scale_skew")
 
 
 @pytest.fixture(scope="session")
 def deployed_run(made_once: MakeRun) -> RealRun:
-    """A deployable subject."""
+    """A run with one deployable subject."""
     return made_once("deployed", "quant_8bit_deployable", "-m", "deployable")
 
 
@@ -95,7 +96,7 @@ def swept_run(made_once: MakeRun) -> RealRun:
 
 
 def make_run(folder: Path, scenarios: str, *options: str, null_runs: int) -> None:
-    """Run some scenarios of one model with presets of some null runs, and sign their pack."""
+    """Run some scenarios of one model, with a preset from ``null_runs`` null runs, and sign the pack."""
     write_key_pair(folder / "maker", make_signing_key())
     given = (ROOT / "suites", "-q", "-k", f"mistral and ({scenarios})", "--output-dir", folder / "run")
     key = ("--signing-key", folder / "maker.pem")
@@ -124,6 +125,6 @@ Reseal = Callable[[Path], None]
 
 @pytest.fixture
 def reseal(real_run: RealRun) -> Reseal:
-    """Return a function that seals a changed pack again, as its maker could: digests, checksums, signature."""
+    """Return a function that reseals a changed pack as its maker could: digests, checksums and signature."""
 
     return lambda pack: seal(pack, real_run.key)

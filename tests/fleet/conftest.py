@@ -1,4 +1,4 @@
-"""What the tests of all clusters compare with: the run of one machine."""
+"""The single-machine run with which the tests of every cluster compare their results."""
 
 from pathlib import Path
 

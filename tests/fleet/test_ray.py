@@ -1,4 +1,4 @@
-"""A fleet on a real Ray cluster: nodes of this machine, each with its own raylet. `tox -e ray` runs these tests."""
+"""A fleet on a real Ray cluster whose nodes are raylets on this machine. `tox -e ray` runs these tests."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without room for cases, and two nodes with room for one each."""
+    """A head node that runs no cases, and two nodes that run one case at a time."""
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": CLIENT_PORT}
@@ -38,14 +38,14 @@ def cluster() -> Iterator[Any]:
 
 
 def ray_address() -> str:
-    """Return the address of this machine that Ray uses; it would replace that of the loopback."""
+    """Return this machine's address in Ray, which would replace a loopback address by it anyway."""
     from ray.util import get_node_ip_address
 
     return str(get_node_ip_address())
 
 
 def start_fleet(cluster: Any, directory: Path, *arguments: object, fleet: str = "ray") -> Any:
-    # a second is less than a case takes: each group of cases is a piece
+    # one second is less than a case takes, so each group of cases becomes a piece
     return start_run(directory, "--fleet", fleet, "--piece-seconds", "1s", *arguments, RAY_ADDRESS=cluster.address)
 
 
@@ -96,7 +96,7 @@ def test_a_node_that_is_killed_at_a_random_moment_changes_nothing(
 ) -> None:
     moment = random.Random(seed)
     process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
-    # from the start of its first piece to about its last one
+    # a random moment between the start of the first piece and about the last piece
     wait_for(piece_sessions, process)
     time.sleep(moment.uniform(0.0, 40.0))
 
@@ -114,7 +114,7 @@ def test_a_piece_that_the_kernel_stops_because_memory_runs_out_is_run_once_more(
     group = MEMORY_CGROUPS / f"invarlock-test-{os.getpid()}"
     group.mkdir()
     try:
-        # less than importing torch takes
+        # less memory than importing torch needs
         (group / "memory.limit_in_bytes").write_text("100M")
         process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
         wait_for(case_sessions, process)

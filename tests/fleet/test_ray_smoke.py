@@ -1,4 +1,4 @@
-"""The smoke suite on four Ray nodes of this machine, each with a GPU by name. `tox -e ray` runs this test."""
+"""The smoke suite on four Ray nodes of this machine, each with a nominal GPU. `tox -e ray` runs this test."""
 
 import json
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from processes import finish, start_pytest, succeed
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 NODES = 4
-# On two cores four nodes take ten minutes, because each piece starts a session.
+# On two cores, four nodes take ten minutes, because each piece starts a session.
 SECONDS = 3600.0
 
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head without room for cases, and four nodes with room for one each."""
+    """A head node that runs no cases, and four nodes that run one case at a time."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -34,7 +34,7 @@ def start_smoke(directory: Path, key: Path, *arguments: object, **variables: str
 
 
 def test_the_pack_of_four_nodes_equals_that_of_one_machine(cluster: Any, key: Path, tmp_path: Path) -> None:
-    # with workers of xdist, pytest would not count the tests that are not selected
+    # with xdist workers, pytest would not count the deselected tests
     succeed(finish(start_smoke(tmp_path / "one", key), SECONDS))
 
     done = finish(start_smoke(tmp_path / "fleet", key, "--fleet", "ray", RAY_ADDRESS=cluster.address), SECONDS)

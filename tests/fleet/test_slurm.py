@@ -22,7 +22,7 @@ from slurm_here import NotStartedError, missing, slurm, slurm_cluster
 
 pytest.importorskip("submitit")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
-# Of the small test, which takes one on an idle machine.
+# Timeout of the small test, in seconds. The test takes a minute on an idle machine.
 SMALL_SECONDS = 600.0
 long = pytest.mark.skipif("INVARLOCK_TEST_SLURM" not in os.environ, reason="minutes: tox -e slurm")
 
@@ -43,13 +43,13 @@ def start(directory: Path, variables: dict[str, str], *arguments: object) -> Any
 
 
 def jobs(variables: dict[str, str], *states: str) -> list[str]:
-    """Return the ids of the jobs that run, or are in the states."""
+    """Return the ids of the jobs in the given states, by default of those that are running."""
     chosen = f"--states={','.join(states or ('RUNNING',))}"
     return slurm(variables, "squeue", "--noheader", "--array", chosen, "--format=%i").split()
 
 
 def array_of_three(variables: dict[str, str]) -> list[str]:
-    """Return the ids of the jobs of the array that has three, once it is submitted."""
+    """Return the ids of the jobs of the array with three jobs, or an empty list if it is not submitted yet."""
     known = jobs(variables, "all")
     arrays = {job.partition("_")[0] for job in known}
     return next((own for array in arrays if len(own := [job for job in known if job.startswith(f"{array}_")]) == 3), [])
@@ -61,13 +61,13 @@ def test_an_array_of_three_with_a_requeued_job_makes_a_signed_pack(
     selected = "mistral and (noop or prune_50 or ve_mlp)"
     process = start(tmp_path / "run", variables, "-k", selected, "--signing-key", key)
     try:
-        # the first job measures the baseline, each of the array that follows runs a case
+        # the first job measures the baseline; each job of the array after it runs a case
         wait_for(lambda: array_of_three(variables), process, SMALL_SECONDS)
         wait_for(lambda: set(array_of_three(variables)) & set(jobs(variables)), process, SMALL_SECONDS)
         job = next(job for job in jobs(variables) if job in array_of_three(variables))
         slurm(variables, "scontrol", "requeue", job)
         wait_for(lambda: job in jobs(variables, "PENDING"), process, SMALL_SECONDS)
-        # Slurm would wait for two minutes
+        # otherwise Slurm would wait two minutes before it restarts the job
         slurm(variables, "scontrol", "update", f"JobId={job}", "StartTime=now")
         assert "Restarts=1" in slurm(variables, "scontrol", "show", "job", job)
 
@@ -143,7 +143,7 @@ def test_a_controller_that_is_a_job_continues_when_it_is_requeued(
     pieces = ("--fleet", "slurm", "--piece-seconds", "1s", "--slurm", "cpus_per_task=1", "--slurm", "timeout_min=30")
     options = (*pieces, "--determinism", "strict", "--output-dir", str(run), "--signing-key", str(key))
     command = shlex.join(pytest_command("suites", "-k", SELECT, *options))
-    # as the script in docs/fleet.md
+    # like the script in docs/fleet.md
     script = f"resume=\nif [ -e {run}/state/settings.json ]; then resume=--resume; fi\n{command} $resume"
     environment = {**variables, **SMALL, "DRIFT_CALIBRATION_RUNS": "2"}
     output = f"--output={tmp_path / 'controller.log'}"

@@ -1,4 +1,4 @@
-"""Small random models of every architecture, saved by transformers, that tests read and never change."""
+"""Small random models of every architecture, saved by transformers. Tests read them and never change them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TinyModels = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    """Return a function from an architecture (and shard size, dtype, tying) to the folder of such a model."""
+    """Return a function that makes a model of an architecture (shard size, dtype, tying) and returns its folder."""
 
     # imported here: most tests need no model, and the import takes seconds
     import torch

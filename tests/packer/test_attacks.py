@@ -1,4 +1,4 @@
-"""Every attack of the catalogue in ``tests/support/attacks``: which exit code a receiver gets, and which problem."""
+"""Every attack of the catalogue in ``tests/support/attacks``: the exit code and the problem that a receiver gets."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Attestations in the forms of other tools: their predicates, their subjects, and who reads them."""
+"""Attestations in the formats of other tools: their predicates, their subjects, and the tools that read them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def put_statement(pack: Path, predicate: str, statement: dict[str, Any], key: An
 
 @pytest.fixture
 def failing(run: Path, real_run: Any, tmp_path: Path) -> Path:
-    """A signed pack with the verdict FAIL: one of its cases was never run."""
+    """A signed pack with the verdict FAIL, because one of its cases was never run."""
     whole = content(run)
     files = {path: data for path, data in whole.files.items() if "nan_injection" not in path}
     files.pop("metadata/pytest_report.json")
@@ -251,7 +251,7 @@ def test_a_bundle_is_read_by_sigstore_and_by_model_signing(pack: Path, real_run:
     envelope = bundle.dsse_envelope
     assert bundle.media_type == "application/vnd.dev.sigstore.bundle.v0.3+json"
     assert bundle.verification_material.public_key.hint == strict(pack).signer
-    # sigstore's own encoding of what was signed
+    # the signed message in sigstore's encoding
     VerifyKey(real_run.key.public).verify(pae(envelope.payload), envelope.signatures[0].sig)
     assert pae(envelope.payload) == pre_authentication_encoding(envelope.payload_type, envelope.payload)
     assert json.loads(envelope.payload) == statement_of(pack, "svr")

@@ -1,4 +1,4 @@
-"""The documents of a subject for other tools: a CycloneDX BOM and the section of a model card."""
+"""The documents about a subject for other tools: a CycloneDX BOM and a section of a model card."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PRUNED, NOOP = "mistral-tiny-prune_50pct_stress", "mistral-tiny-noop_control"
 NOTHING = Presentation()
 STRANGER = f"sha256:{'0' * 64}"
 URL = "https://example.com/packs/one"
-# Names as an attacker would choose them: a table, a heading, HTML, a link, code, metadata, a shell command.
+# A name as an attacker would choose it, with the syntax of tables, HTML, links, code, metadata and shell commands.
 HOSTILE = "x|y` <img src=x onerror=alert(1)> [z](https://evil.example) www.evil.example $(reboot) '\";--- é😀"
 
 
@@ -82,14 +82,14 @@ def quantised(deployed_run: Any) -> PackSubject:
 
 
 def changed(subject: PackSubject, **blocks: Any) -> PackSubject:
-    """Return a subject with other blocks in its report, whose numbers follow from them."""
+    """Return a subject with some blocks of its report replaced and the derived fields computed again."""
     raw = {**json.loads(dump_json(strip(subject.report))), **blocks}
     report = json.loads(dump_json(compose(raw)))
     return replace(subject, runs=(SubjectRun(subject.runs[0].record, report),))
 
 
 def renamed(subject: PackSubject, name: str) -> PackSubject:
-    """Return a subject whose report, pack and case have a name wherever a maker can choose one."""
+    """Return a subject with a name in every place of its report, pack and case where a maker can choose one."""
     report = json.loads(dump_json(subject.report))
     report["meta"]["model_id"] = report["dataset"]["provider"] = report["edit"]["spec"] = name
     report["assurance"]["blocking_reasons"] = [name]
@@ -136,7 +136,7 @@ def test_a_bom_has_the_model_its_ancestor_and_its_numbers(pack: Path, pruned: Pa
 
 
 def test_the_library_of_the_standard_reads_a_bom(pruned: PackSubject) -> None:
-    # its model of 1.6 has no model cards; the validator knows them
+    # the library's model of CycloneDX 1.6 has no model cards; the schema validator supports them
     bom = Bom.from_json(data=make_bom(pruned, NOTHING))  # type: ignore[attr-defined] # a decorator adds it
 
     model = bom.metadata.component
@@ -213,7 +213,7 @@ def test_the_hub_reads_the_metadata_of_a_card(pruned: PackSubject) -> None:
     assert found["perplexity_ratio"].metric_args == {"confidence": 0.95, "low": low, "high": high}
     assert found["perplexity"].dataset_revision == pruned.report["dataset"]["source_sha256"]
     assert found["perplexity"].source_url == URL
-    # a baseline that ships with the suites is no model of the hub
+    # a baseline that ships with the suites is not a model of the hub
     assert metadata(card).base_model is None
 
 
@@ -318,7 +318,7 @@ def test_metadata_keeps_any_text(pruned: PackSubject, text: str) -> None:
 
 
 def test_files_of_a_subject_are_named_if_they_are_its(pack: Path, real_run: Any, tmp_path: Path) -> None:
-    # the no-op case's subject has the bytes of the baseline
+    # the subject of the no-op case has the same bytes as the baseline
     folder = real_run.directory / "models/embedded__mistral-tiny/baseline"
     digests = {name: digest_file(folder / name) for name in checkpoint_files(folder)}
     listing = tmp_path / "files.sha256"
@@ -377,7 +377,7 @@ def test_a_named_run_is_shown_with_the_others(pruned: PackSubject, pack: Path) -
 
 
 def made_pack(*rows: tuple[str, int, str, str]) -> AttestedPack:
-    """Return a pack with a report for each scenario, run, digest of the subject and strictness."""
+    """Return a pack with one report for each row of scenario, run, subject digest and strictness."""
     reports = [AttestedReport("acme/seven", name, run, digest, {}, 1.0, True, "") for name, run, digest, _ in rows]
     records = [{"model": "acme/seven", "name": name, "strictness": strictness} for name, _, _, strictness in rows]
     return AttestedPack(b"", {}, {"records": records}, tuple(reports), {"acme/seven": "base"})

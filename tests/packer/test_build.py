@@ -29,7 +29,7 @@ def test_a_pack_names_no_folder_of_the_machine_that_made_it(real_run: Any) -> No
 
     for folder in (real_run.directory, Path.home()):
         assert str(folder).encode() not in text
-    # as a word: base64 may have the letters of a short name
+    # match whole words only, because base64 data may contain a short host name by chance
     assert not re.search(rb"(?<![\w+])" + re.escape(os.uname().nodename.encode()) + rb"(?![\w+])", text)
 
 
@@ -130,7 +130,7 @@ def test_a_verdict_that_is_in_no_run_directory_needs_its_manifest_named(run: Pat
 
 
 def build_as_json(run: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
-    """Build a pack of a run from its command line; return the exit code and what was printed as JSON."""
+    """Build a pack of a run with the command line; return the exit code and the printed JSON document."""
     reports = sorted(map(str, run.glob("embedded__*/reports/**/evaluation.report.json")))
     verdict = str(run / "reports" / "final_verdict.json")
     code = main(["build", str(out), "--final-verdict", verdict, "--report", *reports, "--json"])

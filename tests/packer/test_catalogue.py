@@ -1,4 +1,4 @@
-"""A pack whose scenarios ask for less than the catalogue of its version."""
+"""Packs whose scenarios require less than the catalogue of their version."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def made_by(version: str | None) -> Manifest:
-    """Return as much of a manifest as names the version that made a pack."""
+    """Return a manifest with only the version that made the pack."""
     return cast(Manifest, {} if version is None else {"invarlock_version": version})
 
 
@@ -27,7 +27,7 @@ MADE_BY_US = made_by(__version__)
 
 
 def weakened(run: Path, key: Any, path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Build a pack of a run whose plan was another, as its maker could."""
+    """Build a pack of a run with a changed plan, as its maker could."""
     whole = content(run)
     plan = json.loads(whole.files[SCENARIOS])
     for row in plan["scenarios"]:
@@ -116,7 +116,7 @@ def test_an_honest_pack_has_no_warning_about_its_scenarios(real_run: Any, swept_
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """Return the rows of the catalogue without sweeps, fresh to be changed."""
+    """Return a new copy of the catalogue's rows without sweeps, which a test may change."""
     rows: list[dict[str, Any]] = json.loads((ROOT / "suites/scenarios.json").read_bytes())["scenarios"]
     return [row for row in rows if "sweep" not in row]
 

@@ -1,4 +1,4 @@
-"""Paths in checksums: what is written reads back, and no path leaves the pack or means two things."""
+"""Paths in checksums: written paths read back unchanged, and no path leaves the pack or is ambiguous."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from invarlock.errors import IntegrityError
 from invarlock.problems import Code
 
 DIGEST = "0123456789abcdef" * 4
-# Parts that paths are dangerous by, and any text.
+# Parts that can make a path dangerous; any other text is drawn as well.
 PARTS = st.sampled_from(
     ["", ".", "..", "...", " ", "a", "A", "ä", "a\u0308", "ß", "SS", "ſ", "K", "\u212a", "\u0345", "µ", "\u2028", "\\",
      "C:", "\0", "\n", "\r", "\u202e", "\ud800", "-", "*", "~", "con", "manifest.json", "x" * 300]
@@ -37,7 +37,7 @@ def is_safe(path: str) -> bool:
 
 
 def same_name(path: str) -> str:
-    """Return what paths have in common that Unicode calls canonical caseless matches (chapter 3.13, D145)."""
+    """Return a key that is equal for paths that are canonical caseless matches in Unicode (chapter 3.13, D145)."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
 
 

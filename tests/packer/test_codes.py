@@ -1,4 +1,4 @@
-"""Problems that no attack of the catalogue meets: each has its code and its place."""
+"""The code and the place of problems that no attack of the catalogue causes."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Deployable subjects in packs: what was measured is bound to the report, what follows is derived again."""
+"""Deployable subjects in packs: measurements are bound to the report, and everything else is derived again."""
 
 import json
 import shutil

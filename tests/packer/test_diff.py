@@ -1,4 +1,4 @@
-"""What changed between two packs."""
+"""The differences between two packs."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The types of a pack's documents have the fields of their schemas and of what is written."""
+"""The types of a pack's documents have the same fields as their schemas and as the written documents."""
 
 import json
 from importlib import resources

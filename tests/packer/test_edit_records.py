@@ -1,4 +1,4 @@
-"""The metadata of an edit next to its report: each field follows from the report, its scenario, or is counted."""
+"""The edit metadata next to a report: each field is derived from the report or its scenario, or is counted."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Documents = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 
 @pytest.fixture
 def documents(real_run: Any) -> Documents:
-    """The edit metadata of the destructive edit, its report and its scenario, to be changed."""
+    """The destructive edit's metadata, report and scenario, which a test may change."""
     report = real_run.pack / STRESS
     metadata = json.loads(report.with_name("edit_metadata.json").read_bytes())
     rows = json.loads((real_run.pack / SCENARIOS).read_bytes())["scenarios"]

@@ -1,4 +1,4 @@
-"""Who must have signed a pack: pins, trust stores, and packs that nobody signed."""
+"""The expected signer of a pack: pinned fingerprints, trust stores, and unsigned packs."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_an_unsigned_pack_is_always_named_as_unsigned(run: Path, tmp_path: Path)
     assert said.stdout.startswith("NOT SIGNED, all other checks passed: ")
     assert "VERIFIED" not in said.stdout
     assert "\nsigner: none" in said.stdout
-    # who reads only `ok` does not take it for a pack that somebody answers for
+    # a reader who checks only `ok` does not mistake it for a signed pack
     assert (document["ok"], document["signed"], document["exit_code"]) == (False, False, 0)
     assert (document["authenticity"], document["signer_fingerprint"]) == ("unsigned", None)
     assert (document["integrity_ok"], document["reports_verified"], document["errors"]) == (True, True, [])
@@ -112,7 +112,7 @@ def test_an_expected_fingerprint_is_accepted_unless_the_default_store_refuses_it
 
     assert (by_default.code, named.code) == (as_default, as_named)
     assert (by_default.authenticity == "pinned", named.authenticity == "pinned") == (not as_default, not as_named)
-    # without an expected fingerprint the default store is what decides
+    # without an expected fingerprint, the default store decides
     assert strict(pack, default_store=store).code == as_named
     assert strict(pack, expected_fingerprint=f"sha256:{'2' * 64}", default_store=store).code == 5
 
@@ -144,7 +144,7 @@ def test_trust_is_judged_at_the_given_time_and_at_the_time_of_the_pack(
 
     assert code("2026-02-01", not_before="2026-01-01", not_after="2026-03-01") == 0
     assert code("2026-04-01", not_before="2026-01-01", not_after="2026-03-01") == 5
-    # made before its signer was trusted
+    # the pack was made before its signer was trusted
     assert code("2026-02-15", not_before="2026-02-01", not_after="2026-03-01") == 5
     assert code("2026-02-15", revoked=True) == 5
     early = strict(pack, at=parse_moment("2026-01-01"))

@@ -1,4 +1,4 @@
-"""Who else may change a trust store or read a private key, by mode and by owner."""
+"""Checks of mode and owner that show who else may change a trust store or read a private key."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Packs made to exhaust the verifier: they fail cleanly, within 256 MB of memory and in seconds."""
+"""Packs made to exhaust the verifier's resources: they fail cleanly, within 256 MB of memory and 60 seconds."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ from invarlock.problems import Code
 
 MEMORY_BYTES = 256 * 1024 * 1024
 SECONDS = 60
-# Says what the peak of the process was, in bytes; getrusage would count that of the process it was forked from.
+# Prints the peak memory of the process in bytes. getrusage would include the peak of the process that forked it.
 MEASURED = """
 import re, sys
 from pathlib import Path
@@ -45,13 +45,13 @@ def many_folders(pack: Path) -> None:
 def empty_folders(pack: Path) -> None:
     for number in range(MAX_FOLDERS + 1):
         (pack / "reports" / str(number)).mkdir()
-    # in the order of names it comes after all of them
+    # its name sorts after all the others
     (pack / "reports" / "x").mkdir()
     (pack / "reports" / "x" / "evaluation.html").write_text("PASS")
 
 
 def folders_of_many_names(pack: Path) -> None:
-    """Sixteen folders in each other, each with more names than one list should hold at a time."""
+    """Nest 14 folders, each with more names than should be held in one list."""
     folder = pack
     for _ in range(14):
         folder = folder / "0"
@@ -84,13 +84,13 @@ HOSTILE: dict[str, tuple[Act, int]] = {
 
 
 def wide(pack: Path) -> None:
-    """Put one long text with a character that makes Python keep four bytes for each."""
+    """Insert a long text with one character that makes Python store four bytes for every character."""
     long = "x" * (MAX_JSON_BYTES * 3 // 4) + "\U0001f600"
     edit_json(pack / REPORT, lambda report: report["scoring"].update(not_scored=long))
 
 
 def long_flags(pack: Path) -> None:
-    """Give each scenario a detector with a long flag, which the reasons of each record would repeat."""
+    """Give each scenario detectors with a long flag, which the reasons of each record would repeat."""
     detector = {"kind": "validation_flag", "flag": "x" * 300_000, "expected": False}
 
     def change(scenarios: Any) -> None:
@@ -193,7 +193,7 @@ def test_a_file_that_grows_while_the_pack_is_verified_is_noticed(pack: Path) -> 
 def test_a_file_that_is_replaced_by_its_own_bytes_while_the_pack_is_verified_is_noticed(
     pack: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # the swap is made at the latest moment that there is: when the reports have been derived, before the last look
+    # the file is replaced at the latest possible moment: after the reports were derived, before the last check of files
     from invarlock.packer.verify import claims, verifying
 
     check = claims.check_claims

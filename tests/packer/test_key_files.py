@@ -1,4 +1,4 @@
-"""Key files of users, from whatever tool, and what is said of a file that holds no key of ours."""
+"""Users' key files from various tools, and the messages about files without a supported key."""
 
 import base64
 import contextlib
@@ -32,7 +32,7 @@ from invarlock.problems import Code
 
 KEY = SigningKey(bytes(range(32)))
 PEM = write_pem(bytes.fromhex("302e020100300506032b657004220420") + KEY.seed, "PRIVATE KEY")
-# RFC 8410, section 10.3: version 2, with attributes and the public key.
+# The version 2 example of RFC 8410, section 10.3, with attributes and the public key.
 RFC_8410 = """-----BEGIN PRIVATE KEY-----
 MHICAQEwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
 oB8wHQYKKoZIhvcNAQkJFDEPDA1DdXJkbGUgQ2hhaXJzgSEAGb9ECWmEzf6FQbrB
@@ -189,7 +189,7 @@ def test_a_key_with_a_changed_byte_is_refused_or_the_key_that_it_says(at: int, v
         seed = private_seed(PemBlock("PRIVATE KEY", base64.b64encode(der).decode()))
     except ValueError:
         return
-    # neither the seed nor the public key bound to it can change alone
+    # changing only the seed or only the public key is detected, because they must match
     assert seed == KEY.seed
 
 

@@ -229,7 +229,7 @@ def test_checksums_read_back_as_they_were_written(digests: dict[str, str]) -> No
     try:
         data = write_checksums(digests)
     except IntegrityError:
-        # the names '.' and '..'
+        # only names with a part '.' or '..' may be refused
         assert any(part in (".", "..") for path in digests for part in path.split("/"))
         return
 
@@ -446,7 +446,7 @@ def test_any_time_given_is_refused_at_once_or_read_back_the_same(start: datetime
         try:
             signer = TrustedSigner(SIGNER, None, parse_moment(start.isoformat()), parse_moment(end.isoformat()))
         except UsageError:
-            # near the first and the last year, where the time in UTC would be outside of the calendar
+            # only in the first and last year, where the time in UTC would be outside the calendar
             assert start.year in (1, 9999)
             return
         assert signer.not_before is not None

@@ -1,4 +1,4 @@
-"""A builder or signer that is killed at any moment leaves the whole, or nothing but what the next one removes."""
+"""A killed builder or signer leaves a complete result, or only files that the next one removes."""
 
 import os
 import random
@@ -22,7 +22,7 @@ SEED = 3
 
 
 def run_in_child(work: Callable[[], object], kill_after: float | None) -> float:
-    """Run work in a process of its own, kill it after some seconds, and return how long it lived."""
+    """Run a function in a child process, kill it after some seconds, and return the seconds that it lived."""
     start = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -64,7 +64,7 @@ def test_a_killed_build_leaves_a_whole_pack_or_none(run: Path, real_run: Any, tm
     build_pack(out / "last", whole, real_run.key, TIME)
 
     assert hidden(out) == []
-    # the kills fell where it matters: some before the pack stood, some while it was staged
+    # the kills came at the relevant moments: some before the pack existed, some while it was staged
     assert built < KILLS // 2
     assert staged > 0
 

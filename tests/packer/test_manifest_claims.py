@@ -1,4 +1,4 @@
-"""What a manifest and the metadata of a pack claim, derived from files in memory; one thing is changed at a time."""
+"""The claims of a pack's manifest and metadata, derived from files in memory, with one change in each test."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def changed(files: Files, path: str, change: Change) -> Files:
 
 
 def of_manifest(files: Files, manifest: Any = None) -> Found:
-    """Return what is wrong with what a manifest claims."""
+    """Return the problems with a manifest's claims."""
     there, verdict = MemoryFiles(files), json.loads(files[VERDICT])
     found = examine_reports(there)
     claims = json.loads(files[MANIFEST]) if manifest is None else manifest
@@ -44,7 +44,7 @@ def of_manifest(files: Files, manifest: Any = None) -> Found:
 
 
 def of_metadata(files: Files) -> Found:
-    """Return what is wrong with the metadata of a pack."""
+    """Return the problems with a pack's metadata."""
     there = MemoryFiles(files)
     return [(one.code, one.where, one.field) for one in metadata_problems(examine_reports(there), there)]
 

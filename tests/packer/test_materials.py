@@ -1,4 +1,4 @@
-"""What a run was made from is named in its pack's manifest, by path and digest."""
+"""The pack's manifest lists the inputs of a run, by path and digest."""
 
 import json
 from typing import Any

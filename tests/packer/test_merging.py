@@ -1,4 +1,4 @@
-"""Merging: a small run that was divided into two shards afterwards, and what belongs together and what does not."""
+"""Merging a small run that was divided into two shards afterwards, and which shards can and cannot be merged."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ NOT_OF_A_SHARD = ("models", "evidence_pack", "logs", "analysis", "final_verdict*
 
 @pytest.fixture
 def shards(real_run: Any, tmp_path: Path) -> list[Path]:
-    """The real run as two shards of it would have left it: one with two cases, one with one."""
+    """The real run divided into two shards, as if they had been run: one with two cases, one with one."""
     whole = json.loads((real_run.directory / "state/scenarios.json").read_bytes())
     places = [tmp_path / "first", tmp_path / "second"]
     for index, place in enumerate(places, start=1):

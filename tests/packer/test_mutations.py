@@ -1,6 +1,7 @@
-"""One leaf of one JSON file is changed, every digest that follows is made to fit, and all is signed again.
+"""Changes one leaf of one JSON file, updates every digest that depends on it, and signs the pack again.
 
-Nothing that is derived may be changed so. What may is raw, and listed here with the reason why it cannot matter.
+Such a change to a derived field must be detected. The only fields that may change undetected are raw, and listed here
+with the reason why they have no effect.
 """
 
 import json
@@ -25,11 +26,11 @@ pytestmark = pytest.mark.slow
 EACH_FIELD = 1
 EACH_RAW = 10
 SEED = 20261124
-# Pieces of the work that several workers share.
+# Number of parts into which the work is divided among workers.
 PARTS = 12
 REPORTS = "reports/*/evaluation.report.json"
 
-# (file, field) to the reason why nothing follows from it. A star stands for a list's index or a module's name.
+# Maps (file, field) to the reason why nothing is derived from it. A star stands for a list index or a module's name.
 FREE = {
     ("metadata/environment.json", "*"): "what the maker's machine was, beyond the libraries that reports name",
     ("metadata/pytest_report.json", "tests.*.message"): "pytest's own words",
@@ -62,8 +63,8 @@ FREE = {
     ("reports/*/runtime.manifest.json", "runtime.allow_remote_code"): "raw: how it was run",
     ("reports/*/runtime.manifest.json", "runtime.allow_third_party_plugins"): "raw: how it was run",
 }
-# Where the format puts a lie into an earlier class: the manifest's own format, its signer, digests and references,
-# and edit metadata that contradict their report.
+# False claims that the format detects in an earlier class, by exit code: the manifest's format, signer, digests and
+# references, and edit metadata that contradict their report.
 EARLIER = {
     4: {("manifest.json", "*")},
     5: {("manifest.json", "signing_key_fingerprint")},
@@ -81,7 +82,7 @@ EARLIER = {
 def outcomes(
     real_run: Any, tmp_path_factory: pytest.TempPathFactory, worker_id: str
 ) -> dict[int, set[tuple[str, Path_]]]:
-    """Return, by exit code, the leaves whose change gave it; workers share the work."""
+    """Return, for each exit code, the leaves whose change causes it. Workers share the work."""
     base = tmp_path_factory.getbasetemp()
     shared = (base if worker_id == "master" else base.parent) / "mutated"
     shared.mkdir(exist_ok=True)
@@ -90,7 +91,7 @@ def outcomes(
     leave_pages_out(pack, real_run.key)
     files = pack_files(pack)
     everything = chosen(files)
-    # first the parts that nobody is at, then those of the others
+    # first do the parts that no worker has locked, then wait for those of other workers
     for waits in (False, True):
         for part in range(PARTS):
             done = shared / f"{part}.json"
@@ -105,7 +106,7 @@ def outcomes(
 
 
 def leave_pages_out(pack: Path, key: SigningKey) -> None:
-    """Make a pack as a run with PACK_SKIP_HTML leaves it: a page shows a change that nothing else would."""
+    """Remove the pages, like a run with PACK_SKIP_HTML: a page would reveal changes that nothing else detects."""
     for page in pack.rglob("*.html"):
         page.unlink()
     readme = pack / "README.md"
@@ -116,7 +117,7 @@ def leave_pages_out(pack: Path, key: SigningKey) -> None:
 
 
 def mutate(pack: Path, files: dict[str, bytes], some: list[tuple[str, Path_]], key: SigningKey) -> list[Any]:
-    """Return the exit code, the file and the path of each leaf that is changed."""
+    """Change each leaf in turn and return its exit code, file and path."""
     found: list[Any] = []
     for name, path in some:
         document = json.loads(files[name])
@@ -132,7 +133,7 @@ def mutate(pack: Path, files: dict[str, bytes], some: list[tuple[str, Path_]], k
 
 
 def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
-    """Return every field of every kind of file once, in any file of that kind; what may be free in each file."""
+    """Return leaves to change: one for each field of each kind of file, and more for fields that may be free."""
     everything = [
         (name, path)
         for name, data in files.items()
@@ -141,7 +142,7 @@ def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
         if (name, path) != ("manifest.json", ("checksums_sha256_digest",))
     ]
     random.Random(SEED).shuffle(everything)
-    # of what may be free, most leaves are bound, and losses matter most
+    # test more leaves of these: most leaves that match a pattern in FREE are bound, and losses matter most
     raw = [pattern for pattern in FREE if pattern[1] != "*"] + [(REPORTS, "evaluation_windows.*logloss.*")]
     fields: dict[tuple[str, str], list[tuple[str, Path_]]] = defaultdict(list)
     often = set()
@@ -157,12 +158,12 @@ def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
 
 
 def kind(name: str) -> str:
-    """Return the name of a file with a star for the case or the null run that it is of."""
+    """Return the name of a file with its case or null run replaced by a star."""
     return re.sub(r"null_run_\d+", "null_run_*", re.sub(r"^reports/.*/", "reports/*/", name))
 
 
 def field(path: Path_) -> str:
-    """Return the name of a field, a star for an index or a module."""
+    """Return the name of a field with indices and modules replaced by a star."""
     return ".".join("*" if isinstance(step, int) or "." in step or "/" in step else step for step in path)
 
 
@@ -173,7 +174,7 @@ def fits(leaf: tuple[str, Path_], pattern: tuple[str, str]) -> bool:
 
 @cache
 def is_of(key: tuple[str, str], pattern: tuple[str, str]) -> bool:
-    """Tell whether a field of a file is one that a pattern means."""
+    """Return whether a pattern matches a field of a file."""
     return all(
         re.fullmatch(re.escape(wanted).replace(r"\*", ".*"), text) for wanted, text in zip(pattern, key, strict=True)
     )
@@ -207,7 +208,7 @@ def test_every_other_change_is_a_report_that_does_not_follow_or_an_earlier_class
 
 
 def test_the_losses_of_every_window_are_bound(outcomes: dict[int, set[tuple[str, Path_]]]) -> None:
-    # those of null runs bind limits, by quantiles, and not each number
+    # not the losses of null runs: limits are derived from their quantiles, which do not depend on every number
     raw = [
         leaf
         for found in outcomes.values()

@@ -1,4 +1,4 @@
-"""Reading a folder that nobody vouches for: what is a file of a pack, and what is refused with which code."""
+"""Reading an untrusted folder: which files belong to a pack, and which are refused with which code."""
 
 import os
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_listing_that_does_not_reach_the_files_of_a_folder_says_so(
     with open_pack(folder) as pack:
         listing = pack.listing()
 
-    # the manifest, the folder, its file and the links are counted: four entries are allowed
+    # the manifest, the folder, its file and the links count as entries, and the limit is four
     assert listing.cut_off is cut_off
     assert ("reports/one.json" in listing.files) is not cut_off
 

@@ -1,15 +1,15 @@
-"""A pack that was made and signed once verifies with every later version: nobody can make it again.
+"""A pack that was made and signed once must verify with every later version, because it cannot be made again.
 
-If this test fails, the content of a pack, or how it is derived or rendered, has changed: keep the old way next to the
-new one, under a format of its own (`docs/adr/0013-old-packs.md`). Until the first release the pack of this version may
-be made anew instead, and `CHANGELOG.md` says that packs made before do not verify:
+If this test fails, the content of a pack, or how it is derived or rendered, has changed. Keep the old code next to the
+new, each under its own format (`docs/adr/0013-old-packs.md`). Until the first release, the pack of this version may be
+replaced instead, and `CHANGELOG.md` says that packs made before do not verify:
 
     DRIFT_CALIBRATION_RUNS=2 INVARLOCK_PREVIEW_WINDOWS=8 INVARLOCK_FINAL_WINDOWS=16 pytest suites \\
         -k "mistral and (noop or prune_50 or nan_injection)" --signing-key maker.pem --output-dir RUN
     python -m invarlock.packer attest RUN/evidence_pack --signing-key maker.pem
     tar -C RUN -cJf tests/data/kept_packs/VERSION.tar.xz evidence_pack
 
-Then correct its signer below. A pack of a released version is never made anew.
+Then correct its signer below. A pack of a released version is never replaced.
 """
 
 import json
@@ -37,7 +37,7 @@ ARCHIVES = ROOT / "tests/data/kept_packs"
 
 @dataclass(frozen=True)
 class KeptPack:
-    """What is known of a kept pack: its signer, and the numbers of its pages and presets."""
+    """The expected facts about a kept pack: its signer, and how many pages and presets it has."""
 
     signer: str
     pages: int

@@ -1,4 +1,4 @@
-"""The page of a pack: what it shows, that it is derived, small and safe, and that no forged one verifies."""
+"""The page of a pack: its content, that it is derived, small and safe, and that no forged page verifies."""
 
 import json
 import re
@@ -24,7 +24,7 @@ HOSTILE = "</td>\"'><script>alert(1)</script>&\x1b[31m\u202e\nhttp://example.org
 
 @pytest.fixture(scope="module")
 def facts(real_run: Any) -> PackFacts:
-    """What the page of the real pack is rendered from."""
+    """The facts from which the page of the real pack is rendered."""
     files = {path: data for path, data in pack_files(real_run.pack).items() if path not in CONTROL_FILES}
     memory = MemoryFiles(files)
     found: Findings = examine_reports(memory)
@@ -108,7 +108,7 @@ def test_a_case_that_is_not_as_expected_or_has_no_report_is_first(facts: PackFac
 
 
 def hostile(value: Any) -> Any:
-    """Return a document with every text in it made hostile."""
+    """Return a copy of a document with hostile markup appended to every text."""
     if isinstance(value, dict):
         return {key: hostile(inner) if key not in KEPT else inner for key, inner in value.items()}
     if isinstance(value, list):
@@ -116,7 +116,7 @@ def hostile(value: Any) -> Any:
     return f"{value}{HOSTILE}" if isinstance(value, str) else value
 
 
-# decided by our own code
+# our own code sets these values, so a maker cannot choose them
 KEPT = ("verdict", "strictness", "path")
 
 
@@ -162,7 +162,7 @@ def test_a_page_of_234_cases_stays_below_300_kilobytes(facts: PackFacts) -> None
     page = render_pack_page(many)
 
     assert len(page) < 300_000
-    # one that lacks whole blocks is still drawn
+    # a pack that lacks whole blocks is still rendered
     assert b"Verdict" in render_pack_page(replace(facts, manifest={"format": "evidence-pack-v1"}))
 
 

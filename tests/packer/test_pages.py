@@ -1,4 +1,4 @@
-"""The pages of reports in a pack: optional, derived, taken by ``build`` where they are."""
+"""The pages of reports in a pack: they are optional and derived, and ``build`` includes those that exist."""
 
 import shutil
 from dataclasses import replace
@@ -104,7 +104,7 @@ def test_a_page_says_what_was_expected_and_leads_to_the_others(real_run: Any) ->
         links = [value for tag, name, value in shown.attributes if (tag, name) == ("a", "href")]
         folder = (real_run.pack / path).parent
         assert [link for link in links if not (folder / link).is_file()] == []
-        # the first and the last page have one neighbour
+        # the first and the last page link to only one neighbour
         assert len(links) == (3 if path == REPORT else 2)
 
 
@@ -122,7 +122,7 @@ def test_the_page_of_a_report_verified_on_its_own_is_that_of_the_pack_around_it(
     shutil.copytree(report.parent, alone)
 
     assert list(lone_page_problems(report)) == []
-    # outside of the pack nothing shows what was expected
+    # without the pack, the expected result is unknown, so the page differs
     assert [problem.code for problem in lone_page_problems(alone / report.name)] == [Code.PAGE_DIFFERS]
     (alone / "evaluation.html").write_bytes(page(report.read_bytes()))
     assert list(lone_page_problems(alone / report.name)) == []

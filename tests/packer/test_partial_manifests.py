@@ -1,4 +1,4 @@
-"""Manifests of which little is there, and packs that hold no report."""
+"""Manifests with few fields, and packs without a report."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def test_three_required_fields_and_a_signature_are_a_manifest(pack: Path, real_r
 
 
 def without(document: Any) -> Iterator[tuple[str, Any]]:
-    """Yield a copy of a document without each of its fields in turn, those of what is in it as well."""
+    """Yield copies of a document, each with one field left out, including nested fields."""
     items = list(document.items()) if isinstance(document, dict) else list(enumerate(document))
     for key, value in items:
         if isinstance(document, dict):
@@ -64,7 +64,7 @@ def without(document: Any) -> Iterator[tuple[str, Any]]:
 def test_every_optional_block_of_a_manifest_and_every_field_of_each_may_be_left_out(pack: Path, real_run: Any) -> None:
     (pack / "README.md").unlink()
     (pack / "index.html").unlink()
-    # a level may be lower than what the pack supports
+    # a manifest may claim a lower level than the pack supports
     edit_json(pack / "manifest.json", lambda manifest: manifest.update(evidence_level="low"))
     seal(pack, real_run.key)
     whole = json.loads((pack / "manifest.json").read_bytes())
@@ -165,7 +165,7 @@ def test_a_folder_of_any_files_can_be_sealed_and_checked(tmp_path: Path, real_ru
 
 
 def bare(folder: Path, key: SigningKey, files: dict[str, bytes], **claims: Any) -> None:
-    """Make a signed pack of any files, whose manifest claims what is given."""
+    """Make a signed pack of arbitrary files, whose manifest has the given claims."""
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)

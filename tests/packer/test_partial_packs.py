@@ -1,4 +1,4 @@
-"""Packs that hold a part of a run: a report of one case, out of a verdict about many."""
+"""Packs with part of a run: the report of one case, although the verdict is about several."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def report_of(run: Path, path: str) -> Path:
 
 @pytest.fixture
 def partial(run: Path, real_run: Any, tmp_path: Path) -> Path:
-    """A pack of the clean report of a run alone, built by the command."""
+    """A pack with only the clean report of a run, built by the command."""
     done = packer(
         "build", tmp_path / "partial", "--final-verdict", run / "reports/final_verdict.json",
         "--report", report_of(run, REPORT), "--signing-key", real_run.key_path,

@@ -1,4 +1,4 @@
-"""The plan and the results of a pack, read from files in memory: what is missing, malformed, or not what follows."""
+"""The plan and results of a pack, read from files in memory: missing, malformed, or different from what is derived."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def changed(files: Files, path: str, change: Callable[[Any], object]) -> MemoryF
 
 
 def add(document: Any) -> None:
-    """Put something more into a document."""
+    """Add something to a document."""
     if isinstance(document, list):
         document.append({})
     else:
@@ -160,7 +160,7 @@ def test_each_result_is_compared_and_needed(files: Files) -> None:
 
     for path in derived:
         missing = [(one.code, one.where) for one in check_results(without(files, path), found).problems]
-        # packs made before have no badge
+        # older packs have no badge
         assert missing == ([] if path == layout.BADGE else [(Code.FILE_ABSENT, path)])
         other = changed(files, path, add)
         assert [(one.code, one.where) for one in check_results(other, found).problems] == [
@@ -208,7 +208,7 @@ def test_a_malformed_report_of_a_baseline_is_a_problem_of_its_own(
     found = examine_reports(changed(files, BASELINE, change))
 
     of_baseline = {problem.code for problem in found.problems if problem.where == BASELINE}
-    # no report has a baseline to be compared with
+    # no report can be compared with a baseline
     assert of_baseline == {Code.REPORT_MALFORMED, Code.BASELINE_MISSING}
     assert found.baselines == {}
 

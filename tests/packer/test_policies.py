@@ -1,4 +1,4 @@
-"""A receiver's policy: each requirement met and not met by a real pack, and files that are no policies."""
+"""A receiver's policy: each requirement met and not met by a real pack, and files that are not policies."""
 
 from __future__ import annotations
 

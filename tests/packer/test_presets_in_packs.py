@@ -1,4 +1,4 @@
-"""The presets of a pack, made of null runs in memory: what follows is read, anything else is a problem at its place."""
+"""The presets of a pack, made from null runs in memory: any value that is not derived from them is a problem."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sha256(data: bytes) -> str:
 
 @pytest.fixture
 def files() -> Files:
-    """The files of one preset in a pack, by path: its JSON, the same as YAML, and three null runs."""
+    """The files of one preset in a pack, by path: its JSON, the same document as YAML, and three null runs."""
     runs = [null_run(number) for number in (1, 2, 3)]
     data = {null_run_path(run.run): dump_json(run.document) for run in runs}
     document = derive_preset([NullRun(run.document, sha256(data[null_run_path(run.run)])) for run in runs], "balanced")
@@ -146,7 +146,7 @@ def test_more_than_a_hundred_and_one_null_runs_are_not_read(count: int, files: F
 
 
 def used_by(files: Files, **provenance: Any) -> dict[str, Any]:
-    """Return the parts of a report that was judged with the preset of the pack."""
+    """Return the parts of a report that show that it was judged with the pack's preset."""
     document = json.loads(files[PRESET])
     return {
         "policy_provenance": {

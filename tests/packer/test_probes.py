@@ -1,4 +1,4 @@
-"""Probes in packs: derived again like everything else."""
+"""Probes in packs are derived again like all other results."""
 
 import shutil
 from collections.abc import Callable

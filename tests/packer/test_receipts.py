@@ -1,4 +1,4 @@
-"""Receipts: what a receiver signs about a verification, and what those after them accept."""
+"""Receipts: the statement that a receiver signs about a verification, and what later readers accept."""
 
 from __future__ import annotations
 

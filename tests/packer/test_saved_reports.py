@@ -1,4 +1,4 @@
-"""A case's report on disk is kept, judged and merged by the same checks: each is broken in turn."""
+"""Reports on disk: resuming, judging and merging use the same checks, and each test violates one of them."""
 
 import json
 from collections.abc import Callable

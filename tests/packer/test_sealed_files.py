@@ -1,4 +1,4 @@
-"""Files of a pack, each read once: small ones as documents, large ones hashed by threads; all compared with digests."""
+"""Files of a pack are read once and compared with digests: small ones as documents, large ones hashed by threads."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -123,7 +123,7 @@ def test_a_document_is_no_larger_than_the_limit(tmp_path: Path) -> None:
 
 
 def test_a_document_has_no_more_values_than_the_limit(tmp_path: Path) -> None:
-    # the list itself is a value too
+    # the list itself counts as a value
     files = {name: b"[0" + b",0" * number + b"]" for name, number in LENGTHS.items()}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""The step that checks the signature: its form, its warnings, and the messages about a damaged one."""
+"""The check of the signature: its format, its warnings, and the messages about a damaged signature."""
 
 import base64
 import json

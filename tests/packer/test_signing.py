@@ -1,4 +1,4 @@
-"""Signing a pack elsewhere, attesting it, and what other tools make of the attestation."""
+"""Signing a pack elsewhere, attesting it, and reading the attestation with other tools."""
 
 import base64
 import json
@@ -77,7 +77,7 @@ def test_a_pack_that_names_its_signer_is_signed_by_no_other(pack: Path) -> None:
 
 
 class Watcher(threading.Thread):
-    """Somebody who reads a file of a folder as soon as it is there, again and again."""
+    """A thread that reads a file again and again, from the moment that it exists."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Watcher(threading.Thread):
 def test_an_invalid_pack_never_has_a_signature_even_for_a_moment(
     run: Path, real_run: Any, tmp_path: Path, named: bool
 ) -> None:
-    # every digest fits, and what is claimed does not follow: only deriving it shows that
+    # every digest matches but a claim is wrong, which only deriving the verdict again detects
     built = build_pack(tmp_path / "bad", content(run), real_run.key if named else None, TIME).path
     edit_json(built / "results/final_verdict.json", lambda verdict: verdict["counts"].update(clean_pass=7))
     seal(built, real_run.key)
@@ -174,7 +174,7 @@ def test_another_implementation_verifies_the_attestation(pack: Path, real_run: A
 
 
 def test_what_is_signed_is_encoded_as_dsse_says() -> None:
-    # the example of DSSE v1's protocol.md
+    # the example in protocol.md of DSSE v1
     encoded = pre_authentication_encoding("http://example.com/HelloWorld", b"hello world")
 
     assert encoded == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"

@@ -1,4 +1,4 @@
-"""The evidence statement of a pack: strict assurance, strong evidence, and the texts about both."""
+"""The evidence statement of a pack: strict assurance, strong evidence, and the messages about both."""
 
 import json
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_strict_report_assurance_requires_one_for_every_clean_report_and_inspect
 
 
 def run_without_an_image(files: dict[str, bytes], report: str) -> None:
-    """Take the image's digest from the runtime manifest of a report."""
+    """Remove the image digest from the runtime manifest of a report."""
     sidecar = report.replace("evaluation.report", "runtime.manifest")
     runtime = json.loads(files[sidecar])
     runtime["runtime"]["image_digest"] = None
@@ -104,7 +104,7 @@ def test_strict_assurance_is_claimed_for_every_clean_report_and_of_at_least_one(
 
 @pytest.fixture
 def complete(run: Path) -> PackContent:
-    """What a pack of three reports from a container is made of, with all that says where it comes from."""
+    """The content of a pack of three reports from a container, with complete provenance."""
     whole = content(run)
     origins = {f"metadata/{name}.json": run / "state" / f"{name}.json" for name in ("model_revisions", "scenarios")}
     files = {**contain(dict(whole.files)), **{path: source.read_bytes() for path, source in origins.items()}}
@@ -112,7 +112,7 @@ def complete(run: Path) -> PackContent:
 
 
 def strongly(pack: Path, key: SigningKey) -> VerifyResult:
-    """Verify a pack as strong evidence is."""
+    """Verify a pack as strong evidence: strictly, with strict report assurance and the expected signer."""
     return strict(pack, report_assurance="strict", expected_fingerprint=fingerprint(key.public))
 
 
@@ -238,7 +238,7 @@ def test_readme_verify_inspect_and_build_print_the_same_evidence_statement(
         assert "trong evidence: no, missing: " in text
         assert "evidence level" not in text.lower()
     assert "who made it: the pack is not signed" in verified
-    # the format's own scale stays where machines read it
+    # machine-readable documents keep the format's own scale
     assert json.loads((built.path / "manifest.json").read_bytes())["evidence_level"] == "high"
 
 

@@ -1,4 +1,4 @@
-"""Records of tasks in a report: sealed in a pack, derived again, and bound leaf by leaf."""
+"""Task records in a report: sealed in a pack, derived again, and checked leaf by leaf."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from invarlock.task_records.importing import import_records
 
 pytestmark = pytest.mark.slow
 
-# Leaves of records that nothing follows from, with the reason.
+# Leaves of records from which nothing is derived, each with the reason.
 FREE = {"sources": "raw: which files the records were read from", "tool": "raw: what wrote those files"}
 
 
@@ -36,7 +36,7 @@ def report(real_run: Any, records: dict[str, Any]) -> Any:
 
 
 def few(report: dict[str, Any], samples: int) -> Any:
-    """Return a report with the first samples of each task."""
+    """Return a report with only the first samples of each task."""
     raw = copy.deepcopy(strip(report))
     for row in raw["task_records"]["tasks"]:
         for key in ("samples", "targets", "prompts"):

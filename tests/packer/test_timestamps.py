@@ -118,7 +118,7 @@ def test_a_time_stamp_of_another_authority_is_refused(stamped: Path, other: Time
 
     assert places(result) == [(Code.TIMESTAMP_OF_OTHER_AUTHORITY, TIMESTAMP_NAME, "")]
     assert result.code == 5
-    # of what the library says, which may be long, the beginning
+    # the message has only the beginning of the library's text, which may be long
     reason = result.problems[0].message.partition("was not valid then (")[2]
     assert (len(reason), reason[-1]) == (201, ")")
 
@@ -130,7 +130,7 @@ def test_the_own_certificate_of_an_authority_can_be_pinned_with_its_root(
     both.write_bytes(authority.root.read_bytes() + (authority.folder / "tsa.pem").read_bytes())
     assert strict(stamped, timestamp_certificate=both).code == 0
 
-    # another authority by the same root
+    # another authority under the same root certificate
     second = TimeAuthority(tmp_path / "second")
     second.folder.mkdir()
     for name in ("root.pem", "root.key", "tsa.cnf", "serial"):
@@ -181,7 +181,7 @@ def test_a_revocation_spares_signatures_that_are_older_for_certain(
     known = strict(stamped, trust_store=store, timestamp_certificate=authority.root)
 
     assert codes(known) == (set() if accepted else {Code.SIGNER_REVOKED})
-    # the maker's own word is not enough
+    # without a pinned authority, the time that the maker claims is not trusted
     assert codes(strict(stamped, trust_store=store)) == {Code.SIGNER_REVOKED}
     assert read_trust_store(store)[0].revoked
 
@@ -241,7 +241,8 @@ def test_a_damaged_time_stamp_never_ends_in_anything_but_a_problem(authority: Ti
     refused = set()
     for one in [*damaged, token + b"x", bytes(70_000)]:
         try:
-            # some bytes of a response are not signed, and name the algorithms that the signed ones name as well
+            # Unsigned bytes of a response only repeat the names of algorithms in the signed bytes. A change there may
+            # be accepted, but must not change the time.
             assert check_timestamp(one, data, pinned).moment == moment
         except SignatureError as error:
             refused.add(error.code)
@@ -252,7 +253,7 @@ def test_a_damaged_time_stamp_never_ends_in_anything_but_a_problem(authority: Ti
 
 
 def test_a_refusal_of_the_authority_is_no_time_stamp(pack: Path, authority: TimeAuthority) -> None:
-    # PKIStatusInfo with the status rejection, and no token
+    # a PKIStatusInfo with the status "rejection" and no token
     (pack / TIMESTAMP_NAME).write_bytes(bytes.fromhex("30053003020102"))
 
     result = strict(pack, timestamp_certificate=authority.root)

@@ -1,4 +1,4 @@
-"""What happens to a pack on its way: git that changes line ends, archives, links, the wrong folder."""
+"""Packs in transport: git that changes line ends, archives, links, and the wrong folder."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ LINE_ENDINGS = "its line endings were changed, perhaps by git"
 
 
 def cloned(pack: Path, tmp_path: Path) -> Path:
-    """Commit a pack, and clone it with a git that writes CRLF."""
+    """Commit a pack, and clone it with git set to write CRLF."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
     for command in (["init", "-q", str(pack)], ["-C", str(pack), "add", "-A"], ["-C", str(pack), "commit", "-qm", "x"]):
         subprocess.run([*git, *command], check=True, capture_output=True)

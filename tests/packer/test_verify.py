@@ -49,7 +49,7 @@ def test_one_flipped_byte_in_any_file_is_noticed_with_the_code_of_its_class(pack
     for number, path in enumerate(files):
         data = path.read_bytes()
         positions = (0, len(data) // 2, len(data) - 1)
-        # a digest binds every byte alike; what a control file says depends on the place
+        # a digest covers every byte in the same way, but in a control file the problem depends on the position
         for position in positions if str(path.relative_to(pack)) in CONTROL else positions[number % 3 :][:1]:
             path.write_bytes(data[:position] + bytes([data[position] ^ 0x01]) + data[position + 1 :])
             code = strict(pack).code
@@ -239,7 +239,7 @@ def test_of_several_packs_the_highest_code_counts(pack: Path, real_run: Any, tmp
 
 @pytest.fixture
 def failed(run: Path, real_run: Any, tmp_path: Path) -> Path:
-    """An honest pack whose verdict is FAIL: one of its cases was never run."""
+    """An honest pack with the verdict FAIL, because one of its cases was never run."""
     whole = content(run)
     files = {path: data for path, data in whole.files.items() if "nan_injection" not in path}
     files.pop("metadata/pytest_report.json")

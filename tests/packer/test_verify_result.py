@@ -1,4 +1,4 @@
-"""What a receiver may ask for, what excludes each other, and what a result says of itself."""
+"""The options of a receiver, which of them exclude each other, and the fields of a result."""
 
 from pathlib import Path
 from typing import Any

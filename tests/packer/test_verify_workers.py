@@ -1,4 +1,4 @@
-"""Large packs, verified in several processes: the result is that of one process, whatever is wrong with the pack."""
+"""Large packs are verified in several processes, with the same result as in one, whatever is wrong with the pack."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def higher_ratio(report: Any) -> None:
     report["primary_metric"]["ratio_vs_baseline"] *= 1.01
 
 
-# what a maker changes, and whether he seals it again
+# The change to a pack, and whether the pack is resealed.
 CHANGES: dict[str, tuple[Change, bool]] = {
     "honest": (lambda pack: None, False),
     "report": (flip(REPORT), False),
@@ -62,7 +62,7 @@ CHANGES: dict[str, tuple[Change, bool]] = {
 
 @pytest.fixture
 def in_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function after which every pack is large, and reports are examined in two processes and nowhere else."""
+    """Return a function that makes every pack count as large, so that only two worker processes examine reports."""
 
     def not_here(*_: object) -> None:
         pytest.fail("a report was examined by the verifier itself")

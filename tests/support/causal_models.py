@@ -1,4 +1,4 @@
-"""Small models of every architecture that transformers has a causal language model of."""
+"""Small models of every architecture for which transformers has a causal language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-# What families call their sizes, each made small.
+# Small values for the size fields of all model families.
 SIZES: Mapping[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "max_position_embeddings", "n_positions"), 64),
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size"), 32),
@@ -37,7 +37,7 @@ SIZES: Mapping[str, Any] = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "index_topk": 4,
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
 }  # fmt: skip
-# What an architecture needs besides, so that its sizes fit each other.
+# Further fields that an architecture needs to make its sizes consistent.
 OWN: Mapping[str, Mapping[str, Any]] = {
     "axk1": {"n_group": 1, "topk_group": 1},
     "blt": {"encoder_hash_byte_group_vocab": 16},
@@ -70,19 +70,19 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 
 
 def tiny_config(model_type: str, **more: Any) -> PreTrainedConfig:
-    """Return the configuration of a small model of that type."""
+    """Return the configuration of a small model of a type."""
     return _config(CONFIG_MAPPING[model_type], {**OWN.get(model_type, {}), **more})
 
 
 def tiny_causal_model(model_type: str, **options: Any) -> PreTrainedModel:
-    """Return a small causal language model of that type, its weights at random."""
+    """Return a small causal language model of a type, with random weights."""
     of_config: Any = AutoModelForCausalLM.from_config  # transformers gives it no type
     model: PreTrainedModel = of_config(tiny_config(model_type), **options)
     return model
 
 
 def tiny_multimodal_model(model_type: str, **options: Any) -> PreTrainedModel:
-    """Return a small model for images and text of that type, its weights at random."""
+    """Return a small image-text model of a type, with random weights."""
     of_config: Any = AutoModelForImageTextToText.from_config  # as above
     model: PreTrainedModel = of_config(tiny_config(model_type), **options)
     return model
@@ -91,7 +91,7 @@ def tiny_multimodal_model(model_type: str, **options: Any) -> PreTrainedModel:
 def _config(kind: Any, more: Mapping[str, Any]) -> PreTrainedConfig:
     known = {*getattr(kind, "__dataclass_fields__", ()), *inspect.signature(kind.__init__).parameters}
     sizes = {name: size for name, size in SIZES.items() if name in known}
-    if "kv_lora_rank" in known:  # latent attention: each head has keys of its own
+    if "kv_lora_rank" in known:  # latent attention: each head has its own keys
         sizes["num_key_value_heads"] = sizes.get("num_attention_heads", 4)
         sizes.pop("head_dim", None)
     for name, inner in getattr(kind, "sub_configs", {}).items():

@@ -1,4 +1,4 @@
-"""A completions server on this machine: it computes what it answers with a model, in the dialects of real servers.
+"""A local completions server that computes its answers with a model, in the dialects of real servers.
 
 Example::
 
@@ -7,7 +7,7 @@ Example::
         server.requests                              # the requests it received
         server.misbehave = lambda answer: {}         # from now on
 
-``logits`` of a request are those of transformers; another engine can take its place.
+By default transformers computes the logits of a request; another engine can be used instead.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ import numpy as np
 import numpy.typing as npt
 
 Logprobs = npt.NDArray[np.float32]
-# Logits of each position, (positions, vocabulary), given token ids.
+# Maps token ids to the logits of each position, (positions, vocabulary).
 Engine = Callable[[Sequence[int]], npt.NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """``prompt_logprobs`` as vLLM, or ``echo`` as the older OpenAI API, with at most ``most`` tokens a position.
+    """How a server returns logprobs: ``prompt_logprobs`` as in vLLM, or ``echo`` as in the older OpenAI API.
 
-    With ``takes_ids`` false a prompt is text alone; ``late`` gives each token the distribution after itself, and
-    ``bos`` is put before a text and left out of the answer, as llama-cpp-python's server does both. ``refuses_with`` is
-    the status of what it cannot take.
+    An answer has at most ``most`` tokens per position. If ``takes_ids`` is false, a prompt must be text. With ``late``,
+    each token gets the distribution for the position after it. ``bos`` is prepended to a text and omitted from the
+    answer; llama-cpp-python's server behaves as with both ``late`` and ``bos``. ``refuses_with`` is the HTTP status for
+    requests that the server does not support.
     """
 
     name: str
@@ -48,11 +49,11 @@ class Dialect:
 
 @dataclass
 class Server:
-    """A running server: how it answers, what it does wrong, and the requests it received.
+    """A running server: how it answers, its simulated errors, and the requests that it received.
 
-    ``misbehave`` returns another answer, or bytes that are none. ``statuses``, with headers, are those of the next
-    answers; ``facts`` of its models, ``version`` and ``fingerprint`` are what it states. The next ``cut`` answers
-    break off in the middle.
+    ``misbehave`` takes an answer and returns a different one, or bytes that are not a valid answer. ``statuses`` are
+    the HTTP statuses and headers of the next answers. ``facts`` (about its models), ``version`` and ``fingerprint``
+    are what the server states about itself. The next ``cut`` answers are cut off halfway.
     """
 
     url: str
@@ -70,7 +71,7 @@ class Server:
 
 @contextmanager
 def serve_model(folder: Path, dialect: Dialect) -> Iterator[Server]:
-    """Serve a checkpoint by transformers."""
+    """Serve a checkpoint with transformers."""
     import torch
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -89,7 +90,7 @@ def serve_model(folder: Path, dialect: Dialect) -> Iterator[Server]:
 
 @contextmanager
 def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
-    """Serve what an engine computes, for one request at a time: clients send several, and llama.cpp aborts then."""
+    """Serve an engine, one request at a time, because llama.cpp aborts on the parallel requests that clients send."""
     texts = Texts(tokenizer)
     lock = threading.Lock()
 
@@ -133,7 +134,7 @@ def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
             for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
                 self.send_header(name, value)
             self.end_headers()
-            # a client that waits no longer
+            # the client may have stopped waiting and closed the connection
             with suppress(OSError):
                 breaks_off = server.cut > 0 and self.command == "POST"
                 server.cut -= breaks_off
@@ -155,7 +156,7 @@ def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
 
 
 class Texts:
-    """The tokens of a vocabulary as this server writes them: each decoded alone."""
+    """The text of each token of a vocabulary as this server writes it: each token is decoded alone."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

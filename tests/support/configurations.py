@@ -1,4 +1,4 @@
-"""The configuration of a side, as the invariants guard's facts hold it, for judgements on made-up facts."""
+"""Configurations in the form of the invariants guard's facts, for tests that judge constructed facts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def configuration(**changed: Any) -> dict[str, Any]:
-    """Return a configuration with nothing in it but what is named."""
+    """Return a configuration that contains only the given fields."""
     nothing: dict[str, Any] = {
         "appended_token_ids": [],
         "chat_template": None,

@@ -1,4 +1,4 @@
-"""Models that compute the same as another with other weights, made in memory as quantisers and mergers make them."""
+"""Models with other weights and the same function, made in memory as quantisers and merging tools make them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import nn
 
 EMBEDDED = Path(__file__).parents[2] / "suites" / "embedded"
 TRAINED = ("mistral-tiny", "mixtral-tiny", "qwen2-tiny")
-# transformers leaves it untyped
+# transformers has no type for it
 AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 
 
 def load(name: str) -> Any:
-    """Return an embedded model, or one of another architecture with random weights of uneven scales."""
+    """Return an embedded model, or a model of another architecture with random weights of uneven scales."""
     if name in TRAINED:
         return AUTO_MODEL.from_pretrained(EMBEDDED / name, dtype=torch.float32).eval()
     torch.manual_seed(0)
@@ -30,7 +30,7 @@ def load(name: str) -> Any:
 
 @dataclass
 class Linear:
-    """A matrix, out x in, and its bias, as views that can be written to."""
+    """A weight matrix (out, in) and its bias, as writable views."""
 
     weight: torch.Tensor
     bias: Any
@@ -60,7 +60,7 @@ class FeedForward:
 
 @dataclass
 class Block:
-    """One block: its linear layers, and each norm with those that read it (experts among them)."""
+    """One block: its linear layers, and each norm with the layers that read it, including experts."""
 
     q: Linear
     k: Linear
@@ -128,7 +128,7 @@ def _offset(model: Any) -> float:
 
 @torch.no_grad()
 def make_uneven(model: Any, seed: int = 0) -> None:
-    """Give a random model norms and biases that are not all alike."""
+    """Give a model random weights, norms and biases, so that norms and biases are not all equal."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
@@ -140,10 +140,10 @@ def make_uneven(model: Any, seed: int = 0) -> None:
 
 @torch.no_grad()
 def fold_norms(model: Any, skip: int = 0) -> None:
-    """Fold the weights of norms into the matrices that read them; of the first ``skip`` norms into none of them."""
+    """Fold the weights of norms, except the first ``skip`` norms, into the matrices that read them."""
     offset = _offset(model)
     pairs = [pair for block in blocks(model) for pair in block.norms]
-    if model.config.model_type != "gpt2":  # its head has no bias
+    if model.config.model_type != "gpt2":  # the head of GPT-2 has no bias
         untie(model)
         pairs.append((_last_norm(model), [_linear(model.lm_head)]))
     for number, (norm, readers) in enumerate(pairs):
@@ -160,7 +160,7 @@ def fold_norms(model: Any, skip: int = 0) -> None:
 
 
 def untie(model: Any) -> None:
-    """Give a model whose head is its embedding a head of its own."""
+    """Give a model with a tied head its own head."""
     if model.config.tie_word_embeddings:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
         model.config.tie_word_embeddings = False
@@ -168,7 +168,7 @@ def untie(model: Any) -> None:
 
 @torch.no_grad()
 def smooth(model: Any, seed: int = 1, spread: float = 0.6) -> None:
-    """Move scales as AWQ and SmoothQuant do: from norms to their readers, and between the matrices of a pair."""
+    """Move scales as AWQ and SmoothQuant do: from norms to the layers after them, and between paired matrices."""
     generator = torch.Generator().manual_seed(seed)
 
     def factors(count: int) -> torch.Tensor:
@@ -198,10 +198,10 @@ def scale_values(model: Any, block: Block, scales: torch.Tensor) -> None:
 
 @torch.no_grad()
 def scale_keys(model: Any, seed: int = 7, *, of_heads: bool = False) -> None:
-    """Scale the keys, and the queries that meet them against it, as SmoothAttention of QServe does.
+    """Scale the keys, and scale the matching queries by the inverse, as QServe's SmoothAttention does.
 
-    Each two features that a rotary embedding turns together have one factor, each feature without rotary embedding, and
-    each head where only a part of it is turned, or with ``of_heads``.
+    With a rotary embedding, the two features that it rotates together share a factor. Without one, each feature has
+    its own factor. If only a part of a head is rotated, or with ``of_heads``, each head has one factor.
     """
     generator, size = torch.Generator().manual_seed(seed), head_size(model)
     kind = model.config.model_type
@@ -209,7 +209,7 @@ def scale_keys(model: Any, seed: int = 7, *, of_heads: bool = False) -> None:
     for block in blocks(model):
         groups, heads = len(block.k.weight) // size, len(block.q.weight) // size
         factors = (1.2 * torch.rand(groups, shape[0], generator=generator) - 0.6).exp()
-        # the second half of a head follows the first, as transformers turns them
+        # transformers rotates feature i of a head together with feature i + size / 2
         of_keys = factors.repeat(1, shape[1]) if shape[1] == 2 else factors.repeat_interleave(shape[1], 1)
         block.k.scale_outputs(of_keys.flatten())
         block.q.scale_outputs(1 / of_keys.repeat_interleave(heads // groups, 0).flatten())
@@ -227,21 +227,21 @@ def head_size(model: Any) -> int:
 
 
 def orthogonal(size: int, seed: int, *, keeps_mean: bool = False) -> torch.Tensor:
-    """Return a random rotation; one that takes the vector of ones to itself, with ``keeps_mean``."""
+    """Return a random orthogonal matrix; with ``keeps_mean``, it maps the vector of ones to itself."""
     generator = torch.Generator().manual_seed(seed)
     if not keeps_mean:
         free: torch.Tensor = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
         return free.float()
     start = torch.randn(size, size, generator=generator, dtype=torch.float64)
     start[:, 0] = 1.0
-    basis = torch.linalg.qr(start).Q  # its first column is the vector of ones
+    basis = torch.linalg.qr(start).Q  # the first column is proportional to the vector of ones
     inner = torch.linalg.qr(torch.randn(size - 1, size - 1, generator=generator, dtype=torch.float64)).Q
     kept: torch.Tensor = basis @ block_diagonal([torch.ones(1, 1, dtype=torch.float64), inner]) @ basis.mT
     return kept.float()
 
 
 def block_diagonal(matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Return a matrix with others along its diagonal, all square."""
+    """Return a block-diagonal matrix of square matrices."""
     size = sum(len(matrix) for matrix in matrices)
     whole, first = matrices[0].new_zeros(size, size), 0
     for matrix in matrices:
@@ -268,7 +268,7 @@ def rotate(model: Any, seed: int = 2) -> None:
 
 @torch.no_grad()
 def rotate_values(model: Any, seed: int = 3) -> None:
-    """Rotate the values of each head, and back in the output projection."""
+    """Rotate the values of each head, and apply the inverse rotation in the output projection."""
     size = head_size(model)
     for number, block in enumerate(blocks(model)):
         groups, heads = len(block.v.weight) // size, len(block.q.weight) // size
@@ -292,7 +292,7 @@ def shuffle_units(model: Any, seed: int = 4) -> None:
 
 @torch.no_grad()
 def shuffle_heads(model: Any, seed: int = 5) -> None:
-    """Put the groups of heads, and the heads of a group, in another order."""
+    """Permute the groups of heads, and the heads within each group."""
     generator = torch.Generator().manual_seed(seed)
     size = head_size(model)
     for block in blocks(model):
@@ -326,7 +326,7 @@ def shuffle_experts(model: Any, seed: int = 6) -> None:
 
 @torch.no_grad()
 def round_weights(model: Any, bits: int = 4, group: int = 32) -> None:
-    """Round the matrices of the blocks to a grid that each group of weights has of its own, as quantisers do."""
+    """Round the matrices of the blocks as quantisers do, with a separate grid for each group of weights."""
     for block in blocks(model):
         ffns = [part for ffn in block.feedforwards for part in (ffn.gate, ffn.up, ffn.down) if part is not None]
         for part in (block.q, block.k, block.v, block.o, *ffns):

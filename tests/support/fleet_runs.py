@@ -1,4 +1,4 @@
-"""Runs of a few cases on a cluster, and the comparison of their packs with that of one machine."""
+"""Runs of a few cases on a cluster, and the comparison of their packs with the pack of a single-machine run."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def check_pack(pack: Path, undivided: Path) -> None:
 
 
 def outcomes_of(directory: Path) -> dict[str, bytes]:
-    """Return the stored reports of the finished cases of a run, by file name."""
+    """Return the stored outcomes of a run's finished cases, by file name."""
     return {path.name: path.read_bytes() for path in (directory / "state/outcomes").glob("*.json")}
 
 
 def piece_sessions() -> list[int]:
-    """Return the processes in which nodes run pieces."""
+    """Return the ids of the processes in which nodes run pieces."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -52,14 +52,14 @@ def piece_sessions() -> list[int]:
 
 
 def piece_of(session: int) -> Any:
-    """Return the file of the piece that a process runs."""
+    """Return the content of the piece file of a process that runs a piece."""
     variables = Path(f"/proc/{session}/environ").read_bytes().split(b"\0")
     piece = next(value for value in variables if value.startswith(b"PACK_PIECE="))
     return json.loads(Path(os.fsdecode(piece.removeprefix(b"PACK_PIECE="))).read_bytes())
 
 
 def case_sessions() -> list[int]:
-    """Return the processes in which nodes run cases, and not only measure a baseline."""
+    """Return the ids of the processes in which nodes run cases, without those that only measure a baseline."""
     found = []
     for session in piece_sessions():
         with contextlib.suppress(OSError, ValueError, StopIteration):

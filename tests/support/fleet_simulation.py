@@ -1,8 +1,8 @@
-"""How long the ``full`` suite takes on a Ray cluster: real pieces and placing, on a clock that is only counted.
+"""Simulates how long the ``full`` suite takes on a Ray cluster, with the real code for pieces and placement.
 
-A node places pieces in the order in which they came, and takes the first one that fits on its free GPUs. How long a
-piece takes comes from the cost model: the start of its session, a reading of the baseline's weights, and its cases; the
-first piece of a model copies and measures the baseline and makes its preset.
+The clock is simulated. Pieces wait in order of submission, and a piece starts as soon as it fits on a node's free GPUs.
+The cost model gives the duration of a piece: the start of its session, one read of the baseline's weights, and its
+cases. The first piece of a model copies and measures the baseline and makes its preset instead of the read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from invarlock.harness.fleet.pieces import Piece, PieceQueue
 from invarlock.harness.fleet.placing import Placing, make_lots
 
 SUITES = Path(__file__).parents[2] / "suites"
-# Nodes as (GPUs, GB of each), by the number of GPUs.
+# Each node as (number of GPUs, GB of each GPU). MIXED has a cluster for each total number of GPUs.
 Nodes = list[tuple[int, int]]
 MIXED: dict[int, Nodes] = {
     4: [(2, 80), (2, 141)],
@@ -37,17 +37,20 @@ MIXED: dict[int, Nodes] = {
 }
 # The default of --piece-seconds.
 PIECE_SECONDS = 1200.0
-# Of a session: as measured on Ray with small models.
+# Start of a session, as measured on Ray with small models.
 START_SECONDS = 8.0
-# The controller checks and joins the parts one after the other.
+# Time in which the controller checks and joins one part; it joins parts one after the other.
 JOIN_SECONDS = 1.0
-# The standard deviation of the logarithm of what a case takes of its estimate, where that is drawn.
+# Standard deviation of the logarithm of the ratio of a case's drawn time to its estimate.
 SPREAD = 0.15
 
 
 @dataclass(frozen=True)
 class Found:
-    """What came of it; no schedule is shorter than ``bound``, and ``placed`` has the GB of each piece's GPUs."""
+    """The simulation's result, in seconds. No schedule is shorter than ``bound``.
+
+    ``placed`` has each piece with the GB of the GPUs that it ran on.
+    """
 
     makespan: float
     bound: float
@@ -60,7 +63,7 @@ class Found:
 
 @dataclass(frozen=True)
 class OtherTimes(Costs):
-    """Costs with which each case takes another time than estimated: by a factor that is drawn for it."""
+    """Costs in which the time of each case differs from its estimate by a random factor."""
 
     seed: int = 0
 
@@ -75,7 +78,7 @@ def full_cases() -> list[Case]:
 
 
 class SimulatedCluster:
-    """As much of a cluster as placing uses."""
+    """A simulated cluster with only the methods that `Placing` calls."""
 
     def __init__(self, nodes: Nodes, *, queue: bool) -> None:
         self._nodes, self._queue = nodes, queue
@@ -131,14 +134,14 @@ def simulate_fleet(
     piece_seconds: float = PIECE_SECONDS,
     queue: bool = False,
 ) -> Found:
-    """Return how long cases take on the nodes of a cluster.
+    """Simulate the cases on the nodes of a cluster and return the result.
 
     Args:
-        nodes: their GPUs.
-        cases: to run, by default those of the suite ``full``.
-        costs: the cost model of the durations; the product estimates with its own.
-        piece_seconds: as the option.
-        queue: whether the cluster takes all pieces at once.
+        nodes: the nodes of the cluster.
+        cases: the cases to run, by default those of the suite ``full``.
+        costs: the cost model of the simulated durations; the product estimates with the default one.
+        piece_seconds: the value of ``--piece-seconds``.
+        queue: whether the cluster accepts all pieces at once.
     """
     cases, costs = cases or full_cases(), costs or Costs()
     widths = gpus_by_kind(nodes, cases)
@@ -161,7 +164,7 @@ def simulate_fleet(
 
     done: list[Case] = []
     ended: list[tuple[Piece, float]] = []
-    # as the controller's loop
+    # the same steps as the controller's loop
     while True:
         placing.fill(submit)
         if not cluster.running and not ended:
@@ -182,7 +185,7 @@ def simulate_fleet(
 
 
 def static_makespan(nodes: Nodes, costs: Costs | None = None) -> float:
-    """Return how long static shards take, one a node, each of which measures the baselines of its models."""
+    """Return the seconds of static shards, one for each node. Each shard measures the baselines of its models."""
     cases = full_cases()
     shards = divide_cases(cases, len(nodes))
     longest = 0.0
@@ -193,7 +196,7 @@ def static_makespan(nodes: Nodes, costs: Costs | None = None) -> float:
 
 
 def gpus_by_kind(nodes: Nodes, cases: Sequence[Case]) -> dict[tuple[int, int], dict[str, int]]:
-    """Return how many GPUs each model needs on each kind of node; a model that does not fit is absent."""
+    """Return the number of GPUs that each model needs on each kind of node, without models that do not fit."""
     found: dict[tuple[int, int], dict[str, int]] = {}
     for count, gigabytes in nodes:
         room = int(gigabytes * GB)
@@ -209,11 +212,12 @@ def baseline_seconds(model: Model, cases: Sequence[Case], costs: Costs) -> float
 
 
 def lower_bound(nodes: Nodes, cases: Sequence[Case], costs: Costs) -> float:
-    """Return a time in which no schedule can be done; the start of sessions counts as nothing, and a model needs as few
-    GPUs as on the nodes that suit it best.
+    """Return a lower bound of the seconds that any schedule takes.
 
-    It is the larger of the longest case after its baseline, and for each time at which a baseline is measured: that
-    time and what is left then for all GPUs, when all work is done that could be done without the baselines that follow.
+    The start of sessions is ignored, and each model needs as few GPUs as on the kind of node where it needs the fewest.
+    The bound is the maximum of two kinds of times. One is the longest case after its baseline. The other is computed at
+    each moment at which a baseline can be finished: that moment plus the remaining work divided among all GPUs, if all
+    work has been done by then that did not depend on a longer baseline.
     """
     models = list({case.model for case in cases})
     own = gpus_by_kind(nodes, cases).values()

@@ -1,4 +1,4 @@
-"""Small models of the architectures that GGUF files are read of, with the same weights on every machine."""
+"""Small models of the architectures supported in GGUF files, with the same weights on every machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from causal_models import tiny_config
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-# What a model type needs besides small sizes. Multipliers other than 1 show that they are compared.
+# Further fields that a model type needs. Multipliers differ from 1, so that tests notice if they are not compared.
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "arcee": {},
     "cohere": {"logit_scale": 0.25},
@@ -28,7 +28,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "olmo": {"clip_qkv": 8.0},
     "olmo2": {},
     "olmoe": {},
-    # the converter takes for granted: four times the width, and keys of its own for each head
+    # the converter assumes an FFN of four times the hidden size, and separate keys for each head
     "phi": {"intermediate_size": 128, "num_key_value_heads": 4},
     "phi3": {},
     "seed_oss": {},
@@ -38,7 +38,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
 
 
 def small_model(model_type: str) -> PreTrainedModel:
-    """Return a model whose weights are 64ths from -1/8 to 7/64, of norms and biases those around 1."""
+    """Return a model whose weights are multiples of 1/64 from -1/8 to 7/64; norms and biases are 1 larger."""
     of_config: Any = AutoModelForCausalLM.from_config  # transformers gives it no type
     model: PreTrainedModel = of_config(tiny_config(model_type, **MODELS[model_type]), dtype=torch.float32)
     draw = np.random.default_rng(0)
@@ -50,10 +50,10 @@ def small_model(model_type: str) -> PreTrainedModel:
 
 
 def write_small_model(model_type: str, folder: Path, **fields: Any) -> Path:
-    """Save such a model with other fields in its config, and return its folder."""
+    """Save a small model of a type with some fields of its config changed, and return its folder."""
     small_model(model_type).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    # transformers drops what its class does not know, and published configs have it
+    # transformers drops config fields that its class does not define, but published configs contain them
     if "partial_rotary_factor" in fields:
         config["rope_parameters"]["partial_rotary_factor"] = fields.pop("partial_rotary_factor")
     (folder / "config.json").write_text(json.dumps({**config, **MODELS[model_type], **fields}))

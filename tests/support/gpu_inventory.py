@@ -1,4 +1,4 @@
-"""GPUs on a machine without any: the stand-in for NVML reads them from a file."""
+"""GPU inventories for the fake NVML, which reads them from a file on machines without GPUs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ Inventory = Callable[[Sequence[dict[str, Any]]], None]
 
 
 def gpu(number: int, free: float = 80.0, **more: Any) -> dict[str, Any]:
-    """Return a GPU with so many GB free."""
+    """Return a GPU with the given free memory in GB."""
     return {"uuid": f"GPU-{number}a", "total": 85 * GB, "free": int(free * GB), **more}
 
 

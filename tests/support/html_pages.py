@@ -1,13 +1,13 @@
-"""Reading the HTML of pages in tests."""
+"""A parser for the HTML pages that tests check."""
 
 from html.parser import HTMLParser
 
-# What opens and ends nothing.
+# Void elements, which have no end tag.
 VOID = {"meta", "wbr"}
 
 
 class Page(HTMLParser):
-    """The elements of a page, their attributes, and its text; every element must be closed where it was opened."""
+    """The elements of a page, their attributes, and its text. Elements must be closed and properly nested."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()

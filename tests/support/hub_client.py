@@ -1,4 +1,4 @@
-"""Pointing the hub's client of this process at a local hub and at a cache of its own."""
+"""Functions that make the hub client use a local hub and a separate cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from huggingface_hub import constants
 
 
 def point_client_at(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client reads its variables when it is imported; this is what HF_ENDPOINT and HF_HUB_CACHE set then."""
+    """Point the client in this process at a hub and a cache.
+
+    The client reads HF_ENDPOINT and HF_HUB_CACHE only when it is imported, so this sets the constants that they define.
+    """
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -19,5 +22,5 @@ def point_client_at(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def client_environment(hub: Hub, cache: Path) -> dict[str, str]:
-    """Return the variables that do the same for another process."""
+    """Return the environment variables that point the client in another process at a hub and a cache."""
     return {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}

@@ -1,4 +1,4 @@
-"""A local server of the hub's HTTP interface, as far as downloads need it, that can misbehave on request.
+"""A local server with the part of the hub's HTTP interface that downloads need. It can misbehave on request.
 
 Example::
 
@@ -34,7 +34,7 @@ _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository: its files at its one commit, and who may read it."""
+    """A repository: the files of its single commit, and who may read it."""
 
     id: str
     files: Mapping[str, bytes]
@@ -73,13 +73,13 @@ class Repository:
 
 @dataclass(frozen=True)
 class Answer:
-    """How the server answers once instead of well.
+    """One abnormal answer that the server gives instead of the normal one.
 
     Args:
-        status: an HTTP status, without the file.
-        data: other bytes than those listed, sent with their true length.
-        drop_after: closes the connection after so many bytes of the body.
-        wait_seconds: before the first byte.
+        status: an HTTP status to send instead of the file.
+        data: bytes that differ from those in the listing, sent with their true length.
+        drop_after: the number of bytes of the body after which the connection is closed.
+        wait_seconds: the delay before the first byte.
     """
 
     status: int | None = None
@@ -104,7 +104,7 @@ class Hub:
         return repository
 
     def misbehave(self, name: str, *answers: Answer) -> None:
-        """Give these answers, in their order, to requests for the body of a file or for the listing of a repository."""
+        """Use these answers, in order, for requests for the body of a file or for the listing of a repository."""
         self.answers[name] += answers
 
     def next_answer(self, name: str) -> Answer | None:
@@ -113,13 +113,13 @@ class Hub:
 
     @property
     def storage_url(self) -> str:
-        """Another name of this host, as the hub's storage has: no token may be sent there."""
+        """The URL of this server under a second host name, like the hub's storage, to which no token may be sent."""
         return self.url.replace("127.0.0.1", "localhost")
 
 
 @contextmanager
 def serve_hub() -> Iterator[Hub]:
-    """Yield a hub at 127.0.0.1, which ends with the block."""
+    """Serve a hub at 127.0.0.1 until the end of the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     hub = Hub(f"http://127.0.0.1:{server.server_port}")
     server.hub = hub  # type: ignore[attr-defined]  # the handler has no other way to it
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _may_read(self, repository: Repository | None) -> bool:
         with_token = self.headers.get("authorization") == f"Bearer {TOKEN}"
         if repository is None or (repository.private and not with_token):
-            # the hub does not tell a stranger whether a repository exists
+            # the hub does not reveal to an unauthorised client whether a repository exists
             self._refuse(401, "RepoNotFound")
             return False
         return True
@@ -266,10 +266,10 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command != "HEAD":
                 self.wfile.write(data)
         except (BrokenPipeError, ConnectionResetError):
-            # a client that did not want to wait
+            # the client may have timed out and closed the connection
             self.close_connection = True
 
 
 def with_other_file(repository: Repository, name: str, data: bytes) -> Repository:
-    """Return a repository with one file changed; its commit is another then."""
+    """Return a repository with one file changed, and therefore with another commit."""
     return replace(repository, files={**repository.files, name: data})

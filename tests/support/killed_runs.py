@@ -1,4 +1,4 @@
-"""What a run that was killed leaves, and whether one that went on ended like one that was not."""
+"""Functions to compare a resumed run with an undisturbed one, and to find what a killed run leaves behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import filelock
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """Return the reports of a run's pack, times aside, and what follows from them."""
+    """Return the reports of a run's pack and the documents derived from them, without times."""
     pack = run / "evidence_pack"
     found = {}
     for path in sorted(pack.glob("reports/**/*.json")):
@@ -29,7 +29,7 @@ def contents(run: Path) -> dict[str, Any]:
 
 
 def group(leader: int) -> list[int]:
-    """Return the processes of a process group that live, a few seconds after the leader's end at the latest."""
+    """Wait up to 10 seconds for a process group to end, and return the ids of the processes that are still alive."""
     deadline = time.monotonic() + 10
     while found := [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if in_group(entry, leader)]:
         if time.monotonic() > deadline:
@@ -47,7 +47,7 @@ def in_group(entry: Path, leader: int) -> bool:
 
 
 def leftovers(directory: Path) -> list[Path]:
-    """Return the subjects, staging folders, half-written files, tickets and locks that are held in a run."""
+    """Return the subjects, staging folders, half-written files, tickets and held locks in a run's directory."""
     found = [
         path
         for path in directory.rglob("*")

@@ -1,4 +1,4 @@
-"""Workers that are killed in the middle of a stage: before what it made gets its name, or when a file is opened."""
+"""Kills workers in the middle of a stage: just before its output gets its final name, or when a file is opened."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ sys.addaudithook(kill)
 
 @dataclass(frozen=True)
 class Stage:
-    """When a worker is killed, once: the event, the end of the path that it is about, and the case that runs.
+    """The moment at which one worker is killed: an audit event, the end of the event's path, and the running case.
 
-    ``event`` is ``open``, or ``os.rename`` of the path's new name; an empty ``case`` is any.
+    ``event`` is ``open``, or ``os.rename``, for which ``place`` is the end of the new name. An empty ``case`` matches
+    any case.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Stage:
 
 
 def kill_workers_in(suites: Path, stages: Iterable[Stage]) -> None:
-    """Make the workers of a suites folder of ours die at these stages."""
+    """Change a copy of our suites folder so that its workers are killed at these stages."""
     with (suites / "conftest.py").open("a") as stream:
         stream.write(HOOK.format(stages=[asdict(stage) for stage in stages]))
 

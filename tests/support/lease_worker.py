@@ -1,6 +1,6 @@
 """A process that leases devices like a worker: ``lease_worker.py FOLDER POOL LOG WORKER NEED_GB HOLD_SECONDS TIMES``.
 
-It writes a line as it takes a lease and one as it gives it back.
+It writes a line when it takes a lease and another when it gives the lease back.
 """
 
 import sys

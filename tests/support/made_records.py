@@ -1,4 +1,4 @@
-"""Records of a task of a thousand samples, of which a subject lost some."""
+"""Records of a task with 1,000 samples, of which the subject gets fewer right than the baseline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SAMPLES = 1000
 
 
 def made_records(lost: int) -> dict[str, Any]:
-    """Return records in which the baseline has 800 right answers, and the subject ``lost`` fewer."""
+    """Return records in which the baseline has 800 correct answers, and the subject ``lost`` fewer."""
     source = [{"name": "log.eval", "sha256": f"sha256:{'0' * 64}"}]
     scores = {"baseline": [1] * 800 + [0] * 200, "subject": [1] * (800 - lost) + [0] * (200 + lost)}
     return {

@@ -1,4 +1,4 @@
-"""Signers of models, by a key or by a certificate, with the library of the standard."""
+"""Functions that sign models with a key or a certificate, using the standard's reference library."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from model_signing import hashing, signing
 
-# the library's classes have no types of their own
+# the library's classes are untyped
 HASHING: Any = hashing.Config
 SIGNING: Any = signing.Config
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make an elliptic-curve key, and return its private and its public file."""
+    """Make an elliptic-curve key pair, and return the paths of the private and the public key."""
     private, public = folder / f"{name}.key", folder / f"{name}.pub"
     _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(private))
     _openssl("pkey", "-in", str(private), "-pubout", "-out", str(public))
@@ -22,7 +22,7 @@ def make_key(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def make_certificates(folder: Path, name: str) -> tuple[Path, Path, Path]:
-    """Make a root and a certificate for signing by it; return the private key, the certificate and the root."""
+    """Make a root and a signing certificate; return the paths of the private key, the certificate and the root."""
     key, _ = make_key(folder, name)
     root_key, _ = make_key(folder, f"{name}-root")
     certificate, root, request = (folder / f"{name}{suffix}" for suffix in (".pem", "-root.pem", ".csr"))
@@ -36,13 +36,13 @@ def make_certificates(folder: Path, name: str) -> tuple[Path, Path, Path]:
 
 
 def sign_with_key(folder: Path, private: Path, *ignored: str, shard_bytes: int | None = None) -> None:
-    """Sign the files of a folder, except those that are ignored, and put ``model.sig`` into it."""
+    """Sign the files of a folder, except ignored files, and write ``model.sig`` into it."""
     config = SIGNING().use_elliptic_key_signer(private_key=private)
     config.set_hashing_config(_hashing(folder, ignored, shard_bytes)).sign(folder, folder / "model.sig")
 
 
 def sign_with_certificate(folder: Path, private: Path, certificate: Path, root: Path) -> None:
-    """Sign the files of a folder by a certificate, and put ``model.sig`` into it."""
+    """Sign the files of a folder with a certificate, and write ``model.sig`` into it."""
     config = SIGNING().use_certificate_signer(
         private_key=private, signing_certificate=certificate, certificate_chain=[root]
     )

@@ -1,4 +1,4 @@
-"""Null runs made by hand, on a model of two matrices and four windows."""
+"""Constructed null runs of a model with two matrices and four windows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def null_run(
     deltas: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     preview_delta: float = 0.0,
 ) -> NullRun:
-    """Return null run ``run``: for each of its three changes a log ratio and a growth, which both matrices share."""
+    """Return null run ``run``. Each of its three changes has a log ratio, and a growth that both matrices share."""
     document = {
         "schema": SCHEMA,
         "run": run,
@@ -72,7 +72,7 @@ def _part(run: int, first: int) -> dict[str, Any]:
 
 
 def _divergences() -> dict[str, Any]:
-    """Return a divergence of 0.001 nats at each of ten positions of a window, of which one has another top token."""
+    """Return divergences of 0.001 nats at ten positions of a window, one of which has a different top token."""
     return {
         "kl_sum": [0.01] * WINDOWS, "kl_max": 0.001, "histogram": {"first": 201, "counts": [10 * WINDOWS]},
         "same_top": [9] * WINDOWS, "confident_same": [3] * WINDOWS, "delta_p_squared": [0.001] * WINDOWS,

@@ -1,7 +1,7 @@
-"""Runs command lines with odd files where files and folders are wanted, as a user whom permissions bind.
+"""Runs command lines with odd paths in place of files and folders, without root's power to bypass permissions.
 
 ``python odd_command_lines.py FOLDER RUN`` makes the odd files in FOLDER and prints a JSON list of [arguments, exit
-code, what was printed]. RUN is the folder of a run that is well.
+code, what was printed]. RUN is the folder of an intact run.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from invarlock.cli import main as invarlock
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 MARK = "BOUND_TO_PERMISSIONS"
 HEX = f"sha256:{'0' * 64}"
-# Each upper-case word stands for a path, which is in turn each of the odd ones; the others of the line are well.
+# Each upper-case word stands for a path. It is replaced by each odd path in turn, while the line's others stay valid.
 PACKER = (
     "keygen NAME",
     "build OUT --final-verdict VERDICT --report REPORT --baseline BASELINE --signing-key KEY",
@@ -65,7 +65,7 @@ INVARLOCK = (
 
 
 def odd_paths(folder: Path) -> dict[str, Path]:
-    """Make the odd files, and return them by what is odd about them."""
+    """Make the odd files, and return their paths by a description of what is odd."""
     inner = folder / "inner"
     inner.mkdir()
     (inner / "manifest.json").write_text("{}")
@@ -115,7 +115,7 @@ def odd_paths(folder: Path) -> dict[str, Path]:
 
 
 def devices(folder: Path) -> dict[str, Path]:
-    """Return a device without room and one without contents; root, who could replace the machine's, has its own."""
+    """Return devices like /dev/full and /dev/null. Root gets copies of them, because it could replace the originals."""
     found = {"full": Path("/dev/full"), "null": Path("/dev/null")}
     for name, path in found.items() if os.getuid() == 0 else ():
         found[name] = folder / f"device_{name}"
@@ -124,7 +124,7 @@ def devices(folder: Path) -> dict[str, Path]:
 
 
 def well(run: Path, folder: Path) -> dict[str, Path]:
-    """Return a path for each word that nothing is wrong with; for those that are left out one that does not exist."""
+    """Return a valid path for each word; for other words, `command_lines` uses a path that does not exist."""
     model = run / "embedded__mistral-tiny"
     report = model / "reports" / "noop_control" / "run_1" / "evaluation.report.json"
     return {
@@ -147,7 +147,7 @@ def well(run: Path, folder: Path) -> dict[str, Path]:
 
 
 def command_lines(paths: dict[str, Path], folder: Path, run: Path) -> Iterator[list[str]]:
-    """Yield each command line once with each odd path at each place."""
+    """Yield each command line with each odd path in each place."""
     known = well(run, folder)
     for program, lines in (("packer", PACKER), ("invarlock", INVARLOCK)):
         for line in lines:
@@ -166,7 +166,7 @@ def command_lines(paths: dict[str, Path], folder: Path, run: Path) -> Iterator[l
 
 
 def run(arguments: list[str]) -> tuple[int, str]:
-    """Return the exit code of a command line and what it printed."""
+    """Run a command line in this process and return its exit code and output."""
     printed = io.StringIO()
     main = packer if arguments[0] == "packer" else invarlock
     with redirect_stdout(printed), redirect_stderr(printed):
@@ -178,7 +178,7 @@ def run(arguments: list[str]) -> tuple[int, str]:
 
 
 def bind_to_permissions() -> None:
-    """Begin anew without what lets root pass over the permissions of files; its own files stay its own."""
+    """As root, restart this program without the capabilities to bypass file permissions; root still owns its files."""
     if os.getuid() != 0 or MARK in os.environ:
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -193,7 +193,7 @@ if __name__ == "__main__":
     bind_to_permissions()
     here = Path(sys.argv[1])
     os.chdir(here)
-    # a file of 60 GB is refused, not read
+    # so that the test fails if a file of 60 GB is read instead of refused
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
     trust_editing.LOCK_SECONDS = 0.1
     lines = command_lines(odd_paths(here), here, Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""The documents of packs, for comparing two runs of the same cases."""
+"""Functions that compare the documents of two packs from runs of the same cases."""
 
 from __future__ import annotations
 

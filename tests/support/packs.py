@@ -1,4 +1,4 @@
-"""What a maker of packs could do: change a file and seal everything again, as if it had always been so."""
+"""What the maker of a pack can do: change a file and reseal everything, as if the pack had been built that way."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def strict(pack: Path, **options: Any) -> VerifyResult:
 
 
 def codes(result: VerifyResult) -> set[Code]:
-    """Return the codes of what a verification found."""
+    """Return the codes of the problems that a verification found."""
     return {problem.code for problem in result.problems}
 
 
@@ -65,7 +65,7 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
 
 
 def content(run: Path) -> PackContent:
-    """Return what a pack of a run's directory is built of."""
+    """Return the content of a pack that is built from a run's directory."""
     state = run / "state"
     return gather_files(
         reports=sorted(run.glob("embedded__*/reports/**/evaluation.report.json")),
@@ -80,7 +80,7 @@ def content(run: Path) -> PackContent:
 
 
 def contain(files: dict[str, bytes], **context: str) -> dict[str, bytes]:
-    """Return the files of a pack's content as they would be had all of it run in a container, or otherwise as named."""
+    """Return a pack's files as if everything had run in a container; ``context`` changes further fields."""
     changed = dict(files)
     digests = {}
     for path in [path for path in files if path.startswith("baselines/")]:
@@ -113,7 +113,7 @@ def page_of(report: str) -> str:
 
 
 def page(report: bytes) -> bytes:
-    """Return the page that a report gives; of one that gives none what a maker would leave there."""
+    """Return the page that is rendered from a report, or an empty page if it cannot be rendered."""
     try:
         return render_report(json.loads(report), sha256(report))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -121,7 +121,7 @@ def page(report: bytes) -> bytes:
 
 
 def render_overview(pack: Path) -> None:
-    """Write the page of a changed pack again, as its maker could; the seal is older than it."""
+    """Render the page of a changed pack again, as its maker could. The pack is not resealed."""
     files = pack_files(pack)
     memory = MemoryFiles({path: data for path, data in files.items() if path not in CONTROL_FILES})
     verdict = json.loads(files[VERDICT])
@@ -135,9 +135,9 @@ def pack_files(pack: Path) -> dict[str, bytes]:
 
 
 def seal(pack: Path, key: SigningKey) -> None:
-    """Write the checksums, the manifest's digests and the signature of a changed pack anew.
+    """Rewrite the checksums, the manifest's digests and the signature of a changed pack.
 
-    Each report's runtime manifest binds the report as it is now, and of one that changed the page is rendered again.
+    Each report's runtime manifest gets the current digest of the report. Pages of changed reports are rendered again.
     """
     promised = (pack / "checksums.sha256").read_text()
     for report in pack.glob("reports/**/evaluation.report.json"):
@@ -158,7 +158,7 @@ def seal(pack: Path, key: SigningKey) -> None:
 
 
 def sign(pack: Path, manifest: dict[str, Any], key: SigningKey) -> None:
-    """Write a manifest for the checksums that a pack has, and sign it."""
+    """Write and sign a manifest for the existing checksums of a pack."""
     manifest["checksums_sha256_digest"] = sha256((pack / "checksums.sha256").read_bytes())
     sealed = dump_json(manifest)
     (pack / "manifest.json").write_bytes(sealed)
@@ -166,10 +166,10 @@ def sign(pack: Path, manifest: dict[str, Any], key: SigningKey) -> None:
 
 
 def forge(files: dict[str, bytes], path: str, data: bytes, key: SigningKey) -> dict[str, bytes]:
-    """Return the files that change when one does: each file that holds its digest, the digests of those, and the seal.
+    """Change one file; return it and all files that change as a result: those with its digest, in turn, and the seal.
 
-    Unlike `seal` it follows digests wherever they stand, in verdict records and summaries too. Pages of reports that
-    change are rendered again.
+    Unlike `seal`, it updates digests in all files, including verdict records and summaries. Pages of changed reports
+    are rendered again.
     """
     changed = {path: data}
     todo = [path]
@@ -183,7 +183,7 @@ def forge(files: dict[str, bytes], path: str, data: bytes, key: SigningKey) -> d
             if old.encode() in now and other != name:
                 changed[other] = now.replace(old.encode(), new.encode())
                 if other not in CONTROL_FILES:
-                    # the digest of `other` stands elsewhere as that of what it was
+                    # other files contain the old digest of `other`, so they must change too
                     todo.append(other)
     for name in [name for name in changed if name.startswith("reports/") and page_of(name) != name]:
         if page_of(name) in files:
@@ -202,7 +202,7 @@ def forge(files: dict[str, bytes], path: str, data: bytes, key: SigningKey) -> d
 
 
 def references(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return every object of a manifest that names a path and its digest."""
+    """Return every object of a manifest that has a path and a digest."""
     rows = [manifest.get("subject", {}), manifest.get("environment", {})]
     rows += [manifest.get("invocation", {}).get("config_source", {})]
     rows += [*manifest.get("materials", []), *manifest.get("verification_baselines", [])]
@@ -222,13 +222,13 @@ def leaves(document: Any, path: Path_ = ()) -> Iterator[Path_]:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write a file anew: some file systems bring one that is cut to nothing to the disk, which takes its time."""
+    """Replace a file. It is deleted first, because some file systems sync a file that is truncated, which is slow."""
     path.unlink()
     path.write_bytes(data)
 
 
 def change(document: Any, path: Path_) -> None:
-    """Change one leaf: a number by one per cent, a flag to the other, a digest by a digit, other text by a letter."""
+    """Change one leaf: a number by 1 %, a flag to its opposite, a digest by a digit, a time's year, other text."""
     for step in path[:-1]:
         document = document[step]
     value = document[path[-1]]

@@ -1,7 +1,7 @@
-"""Pytest and the product's commands, as tests run them: this module alone starts them.
+"""Runs pytest and the product's commands for tests. No other test module starts them.
 
-`packer` and `invarlock` run a command in the process of the tests, which costs no start. The others start a process:
-where the process itself is tested (signals, closed streams, what is imported), or where tests share one run of a suite.
+`packer` and `invarlock` run a command in the test process, which avoids the cost of a start. The other functions start
+a process, for tests of the process itself (signals, closed streams, imports) and for suite runs that tests share.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ import invarlock.cli as invarlock_cli
 
 ROOT = Path(__file__).parents[2]
 Done = subprocess.CompletedProcess[str]
-# No process takes as long; a machine that is busy with something else needs several times a process's own time.
+# Longer than any process takes, even on a busy machine, where a process can take several times its usual duration.
 SECONDS = 900
-# Variables that would change what the product or pytest does.
+# Prefixes of variables that change the behaviour of the product or of pytest.
 OURS = ("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "MIN_FREE", "GITHUB_STEP")
-# The plugins write files and load slowly, and no test needs them in a process.
+# These plugins write files and load slowly, and no test needs them in a child process.
 QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
 # The packer as a user starts it, for tests whose shell or timing matters.
 PACKER = (sys.executable, "-m", "invarlock.packer")
 # InvarLock as a user starts it, for tests that interrupt it.
 INVARLOCK = (sys.executable, "-m", "invarlock")
 WARM = WarmPython()
-# Few windows, enough for every expectation: a case takes a second.
+# Few windows, so that a case takes a second, but enough for every scenario's expected verdict.
 SMALL = {
     "INVARLOCK_PREVIEW_WINDOWS": "8",
     "INVARLOCK_FINAL_WINDOWS": "16",
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
 }
-# Runs command lines one after another; 99 stands for the code of one after which something heavy is imported.
+# Runs command lines one after another. The exit code of a line is 99 if a heavy package has been imported after it.
 LIGHT = """
 import contextlib, importlib, io, json, sys
 main = importlib.import_module(sys.argv[1]).main
@@ -61,21 +61,21 @@ json.dump(done, sys.stdout)
 
 
 def clean(variables: Mapping[str, str] | None = None, without: Sequence[str] = ()) -> dict[str, str]:
-    """Return this process's environment without settings of the product and of pytest, with some variables added.
+    """Return this process's environment without settings for the product and pytest, with some variables added.
 
     Args:
-        variables: to add.
-        without: more beginnings of names to leave out.
+        variables: variables to add.
+        without: more prefixes of names to leave out.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith((*OURS, *without))}
     return {**kept, **(variables or {})}
 
 
 def succeed(done: Done) -> Done:
-    """Return a process that ended with 0.
+    """Return a finished process after checking that its exit code is 0.
 
     Raises:
-        AssertionError: with what the process printed, when it ended otherwise.
+        AssertionError: the exit code is not 0; the message has the output.
     """
     assert done.returncode == 0, (
         f"{' '.join(map(str, done.args))} ended with {done.returncode}\n{done.stdout or ''}{done.stderr or ''}"
@@ -100,17 +100,17 @@ def python(
     given: str | None = None,
     seconds: float = SECONDS,
 ) -> Done:
-    """Run this Python in a process of its own.
+    """Run this Python in a new process.
 
     Args:
-        arguments: of Python.
-        cwd: folder to start it in.
-        env: all of its variables; by default those of this process.
-        given: its standard input.
-        seconds: it may take at most.
+        arguments: Python's arguments.
+        cwd: the working directory.
+        env: the complete environment; by default that of this process.
+        given: the standard input.
+        seconds: the timeout.
 
     Raises:
-        subprocess.TimeoutExpired: with what it printed, when it takes longer.
+        subprocess.TimeoutExpired: the process exceeded the timeout; the error has its output.
     """
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
@@ -119,20 +119,20 @@ def python(
 
 
 def packer_process(*arguments: object, cwd: Path | None = None) -> Done:
-    """Run the packer in a process of its own, as a user does."""
+    """Run the packer in a new process, as a user does."""
     return python(*PACKER[1:], *arguments, cwd=cwd)
 
 
 def light(program: str, command_lines: Iterable[Sequence[object]]) -> list[Done]:
-    """Run command lines one after another in a process that no test has imported anything into.
+    """Run command lines one after another in a new process, to check what they import.
 
     Args:
         program: ``packer`` or ``invarlock``.
-        command_lines: arguments of each.
+        command_lines: the arguments of each command line.
 
     Returns:
-        list[Done]: what each ended with; the code is 99 once PyTorch, or by the packer pytest or an optional extra, is
-            imported.
+        list[Done]: the result of each. The exit code is 99 once PyTorch has been imported, or, with the packer, once
+            pytest or an optional extra has been.
     """
     lines = [list(map(str, line)) for line in command_lines]
     packs = program == "packer"
@@ -144,25 +144,25 @@ def light(program: str, command_lines: Iterable[Sequence[object]]) -> list[Done]
 
 
 def invarlock_process(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Done:
-    """Run InvarLock in a process of its own, as a user does."""
+    """Run InvarLock in a new process, as a user does."""
     return python("-m", "invarlock", *arguments, cwd=cwd, env=env)
 
 
 def run_pytest(
     *arguments: object, cwd: Path = ROOT, env: Mapping[str, str] | None = None, seconds: float = SECONDS
 ) -> Done:
-    """Run pytest in a process of its own, without settings from this process's environment.
+    """Run pytest in a new process, without settings from this process's environment.
 
-    Where it has no workers, which are processes of their own, it is forked from one that has imported PyTorch.
+    Without xdist workers, it is forked from a process that has already imported PyTorch.
 
     Args:
-        arguments: of pytest.
-        cwd: folder to start it in.
-        env: variables to add, or to give another value.
-        seconds: it may take at most.
+        arguments: pytest's arguments.
+        cwd: the working directory.
+        env: variables to add or override.
+        seconds: the timeout.
 
     Raises:
-        subprocess.TimeoutExpired: with what it printed, when it takes longer.
+        subprocess.TimeoutExpired: pytest exceeded the timeout; the error has its output.
     """
     given, environment = [*QUICK, *map(str, arguments)], clean(env)
     if "-n" in given or "--collect-only" in given or not WARM.fits(environment):
@@ -175,7 +175,7 @@ def run_pytest(
 
 
 def pytest_command(*arguments: object) -> list[str]:
-    """Return the command line of a pytest of its own."""
+    """Return the command line that runs pytest in a new process."""
     return [sys.executable, "-m", "pytest", *QUICK, *map(str, arguments)]
 
 
@@ -187,15 +187,15 @@ def start_pytest(
     output: int = subprocess.PIPE,
     own_group: bool = False,
 ) -> subprocess.Popen[str]:
-    """Start pytest in a process of its own, and leave the waiting to the caller.
+    """Start pytest in a new process and return without waiting for it.
 
     Args:
-        arguments: of pytest.
-        cwd: folder to start it in.
-        env: variables to add, or to give another value.
-        without: more beginnings of names of variables to leave out.
-        output: of both of its streams.
-        own_group: whether it leads a process group, which a signal can be sent to.
+        arguments: pytest's arguments.
+        cwd: the working directory.
+        env: variables to add or override.
+        without: more prefixes of variable names to leave out.
+        output: where standard output and standard error go.
+        own_group: whether it leads its own process group, to which a signal can be sent.
     """
     return subprocess.Popen(
         pytest_command(*arguments),
@@ -209,7 +209,7 @@ def start_pytest(
 
 
 def finish(process: subprocess.Popen[str], seconds: float = SECONDS) -> Done:
-    """Return a started process when it has ended, and what it printed; one that takes longer is killed."""
+    """Wait for a started process and return it with its output; kill it after the timeout."""
     try:
         output, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
-"""Run several pytest command lines one after another in one process: starting costs more than what they do.
+"""Run several pytest command lines in one process, because starting a process takes longer than the command line.
 
-Reads a JSON list of arguments and variables from standard input, and writes one of exit status and output.
+Reads a JSON list of [arguments, variables] from standard input, and writes a JSON list of [exit status, output].
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ CommandLine = tuple[Sequence[str], Mapping[str, str]]
 
 
 def run_several(command_lines: Sequence[CommandLine], folder: Path) -> list[tuple[int, str]]:
-    """Return exit status and output of pytest, run in a folder with each of some arguments and variables.
+    """Run pytest in a folder once for each pair of arguments and variables; return the exit statuses and outputs.
 
-    No other settings are in the environment. The command lines must end before a case runs.
+    The environment has no other settings. The command lines must end before a case runs.
     """
     environment = clean({"OMP_NUM_THREADS": "1"})
     done = succeed(python(__file__, cwd=folder, env=environment, given=json.dumps(command_lines)))

@@ -5,8 +5,8 @@ Example::
     restore("bitsandbytes-nf4", tmp_path / "subject")   # the files as bitsandbytes wrote them, byte for byte
     dense_numbers("bitsandbytes-nf4")                   # digests of what bitsandbytes itself dequantises
 
-A tensor that the tool left as it was (embeddings, norms) is not kept again: it is copied from the embedded model. What
-remains is compressed. ``restore`` compares each file with the digest of the file that the tool wrote.
+Tensors that the tool left unchanged (embeddings, norms) are not stored but copied from the embedded model. The rest is
+compressed. ``restore`` compares each file with the digest of the file that the tool wrote.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ EMBEDDED = ROOT / "suites" / "embedded"
 SHIPPED = ROOT / "tests" / "data" / "shipped"
 CONTENTS, NUMBERS = "contents.json", "dense.json"
 LARGE_BYTES = 8192
-# What a tool may have made of a tensor that it left: its type, through another for those that load in half precision.
+# The casts that a tool may have applied to a tensor that it did not quantise. Tools that load in half precision cast it
+# to float16 first.
 CASTS = {
     "BF16": (torch.bfloat16,), "F16": (torch.float16,), "F32": (torch.float32,),
     "F16 to F32": (torch.float16, torch.float32), "F16 to BF16": (torch.float16, torch.bfloat16),
@@ -41,12 +42,12 @@ def names() -> list[str]:
 
 
 def baseline_of(name: str) -> str:
-    """Return the name of the embedded model that a checkpoint was made from."""
+    """Return the name of the embedded or small random model that a checkpoint was made from."""
     return str(_contents(name)["baseline"])
 
 
 def write_baseline(model: str, folder: Path) -> Path:
-    """Write an embedded model, or a small random one, with its tokenizer and return the folder."""
+    """Write an embedded model, or a small random model, with its tokenizer and return the folder."""
     if model in CONFIGS:
         return write_small_baseline(model, folder)
     folder.mkdir(parents=True)
@@ -88,7 +89,7 @@ def restore_with_tokenizer(name: str, folder: Path) -> Path:
 
 
 def dense_numbers(name: str) -> Mapping[str, Mapping[str, Any]]:
-    """Return dtype, shape, digest and first values of each tensor as the tool itself dequantises it."""
+    """Return the dtype, shape, digest and first values of each tensor, as dequantised by the tool itself."""
     return dict(json.loads((SHIPPED / name / NUMBERS).read_text()))
 
 
@@ -98,7 +99,7 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def keep(name: str, folder: Path, baseline: str, tool: Mapping[str, str], dense: Mapping[str, torch.Tensor]) -> None:
-    """Keep what a tool wrote into ``folder``, and the numbers that the tool itself gives for it."""
+    """Store the checkpoint that a tool wrote into ``folder``, and the values to which the tool dequantises it."""
     target = SHIPPED / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

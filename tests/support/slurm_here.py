@@ -1,8 +1,8 @@
-"""A Slurm cluster of two nodes on this machine, with munge and a configuration of its own. slurmd needs root.
+"""A Slurm cluster of two nodes on this machine, with its own munge and configuration. slurmd needs root.
 
     python3 tests/support/slurm_here.py
 
-says why none can be started here, and starts and stops one otherwise.
+starts and stops a cluster, or prints why none can be started here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str:
-    """Return why no cluster can be started here, empty if one can."""
+    """Return why no cluster can be started here, or an empty text if the requirements are met."""
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"{', '.join(absent)}: not installed"
@@ -61,19 +61,19 @@ def missing() -> str:
 
 
 class NotStartedError(Exception):
-    """Slurm is installed and does not work here."""
+    """Slurm is installed but does not work here."""
 
 
 @contextmanager
 def slurm_cluster(folder: Path, hidden: Path | None = None) -> Iterator[dict[str, str]]:
-    """Start a cluster; yield the variables with which Slurm's commands use it, and stop it.
+    """Start a cluster, yield the environment variables with which Slurm's commands use it, and stop it at the end.
 
     Args:
-        folder: for the files of its daemons.
-        hidden: a folder that nodes do not see.
+        folder: the folder for the files of its daemons.
+        hidden: a folder that the nodes cannot see.
 
     Raises:
-        NotStartedError: with what the daemons and Slurm's commands printed.
+        NotStartedError: the cluster does not start; the message has the output of the daemons and of Slurm's commands.
     """
     (folder / "state").mkdir(parents=True)
     key, configuration = folder / "munge.key", folder / "slurm.conf"
@@ -114,13 +114,13 @@ def slurm_cluster(folder: Path, hidden: Path | None = None) -> Iterator[dict[str
                 _wait((folder / "munge.socket").exists, folder, running)
         sinfo = ("sinfo", "--noheader", "--Node", "--format=%T")
         _wait(lambda: slurm(variables, *sinfo).split() == ["idle", "idle"], folder, running)
-        # jobs end before the daemons do
+        # jobs must end before the daemons
         stack.callback(_cancel_jobs, variables)
         yield variables
 
 
 def slurm(variables: dict[str, str], *command: str) -> str:
-    """Return what one of Slurm's commands prints, empty where it fails."""
+    """Return the output of a Slurm command, or an empty text if it fails."""
     try:
         done = subprocess.run(
             command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=SECONDS, check=True
@@ -166,7 +166,7 @@ def _stop(daemon: subprocess.Popen[bytes]) -> None:
 
 
 def _try() -> str:
-    """Return why no cluster starts here, empty if one does."""
+    """Try to start a cluster; return why it does not start, or an empty text if it does."""
     why = missing()
     if not why:
         try:

@@ -1,6 +1,6 @@
-"""Small random models that kept checkpoints were made from, where no embedded model has what a format needs.
+"""Small random models from which kept checkpoints were made, for formats that no embedded model is suitable for.
 
-Their weights are drawn by NumPy from a fixed seed, in the order of their names, so that every machine has the same.
+NumPy draws their weights from a fixed seed in the order of their names, so that they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LLAMA3 = {
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    # rows of 256 weights, which llama.cpp's k-quants need
+    # llama.cpp's k-quants need rows of 256 weights
     "llama-256": {
         **_SHARED, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256,
         "intermediate_size": 256, "num_hidden_layers": 1, "head_dim": 32, "rope_parameters": _LLAMA3,
@@ -60,7 +60,7 @@ def write_small_baseline(name: str, folder: Path) -> Path:
     tensors = {}
     for key in sorted(shapes):
         numbers = torch.from_numpy(generator.normal(0, 0.05, shapes[key]).astype(np.float32))
-        # a norm of random weights around 1, or around 0 where the model adds 1
+        # norm weights are around 1, or around 0 in models that add 1 to them
         shift = 1.0 if key.endswith("norm.weight") and not name.startswith("gemma") else 0.0
         tensors[key] = (numbers + shift).bfloat16()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -15,7 +15,7 @@ SMALL = ("--seq-len", "64", "--preview-windows", "8", "--final-windows", "16")
 
 
 def evaluate_small(baseline: Path, subject: Path, output: Path, *options: str) -> tuple[int, dict[str, Any], str]:
-    """Return the exit code, the report (empty if none was written) and the printed lines."""
+    """Run a small evaluation; return the exit code, the report (empty if none was written) and the printed lines."""
     printed = io.StringIO()
     folders = ("--baseline", str(baseline), "--subject", str(subject), "--output-dir", str(output))
     with redirect_stdout(printed), redirect_stderr(printed):

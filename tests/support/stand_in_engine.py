@@ -1,5 +1,6 @@
-"""A program that stands in for podman or docker where none can run a container: it has one image, and writes down how
-it was called. It does not run the command; tests/container does that in a real container.
+"""A fake podman or docker, for machines that cannot run containers.
+
+It has one image and logs how it was called. It does not run the command; tests/container does that in a real container.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ elif sys.argv[1] == "run":
 
 
 def lay_down(folder: Path, name: str, *, known: str = "invarlock-runtime:local", run: str = "sys.exit(3)") -> Path:
-    """Make the program in a folder of a PATH, and return the file in which it keeps its calls, a JSON document a line.
+    """Write the program to a folder of a PATH; return the path of its log of calls, with one JSON document per line.
 
     Args:
-        folder: of the PATH.
+        folder: a folder of the PATH.
         name: podman or docker.
         known: the image that it has.
-        run: Python that it runs for ``run``.
+        run: the Python code that it executes for ``run``.
     """
     log = folder / f"{name}.calls"
     program = folder / name

@@ -1,7 +1,7 @@
-"""How long a suite takes on some GPUs: real cases, leases and work stealing, on a clock that is only counted.
+"""Simulates how long a suite takes on some GPUs: real cases, leases and work stealing, on a simulated clock.
 
-The cases are those of ``suites/``, in the plan's order. They are dealt out by pytest-xdist's own scheduler, and lease
-GPUs through the product's own lease files. Only computing is left out: how long a case takes comes from a cost model.
+The cases are those of ``suites/``, in the plan's order. pytest-xdist's own scheduler distributes them, and they lease
+GPUs through the product's own lease files. Only the computation is left out: a cost model gives each case's duration.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHUTDOWN = -1
 
 @dataclass(frozen=True)
 class Simulated:
-    """What came of it, in seconds; ``bound`` is the larger of the longest case and all work shared out evenly."""
+    """The simulation's result, in seconds; ``bound`` is the larger of the longest case and the total work / GPUs."""
 
     makespan: float
     bound: float
@@ -47,7 +47,7 @@ class Simulated:
 
 
 class Clock:
-    """Stands in for ``time`` in the leases: nothing passes but what the simulation lets pass."""
+    """Replaces ``time`` in the leases; only the simulation advances it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -57,7 +57,7 @@ class Clock:
         return self.now
 
     def monotonic_ns(self) -> int:
-        # no two tickets have the same number
+        # no two tickets may have the same number
         return int(self.now * 1e9) + next(self._ties)
 
 
@@ -79,7 +79,7 @@ class Simulation:
     def run(self) -> float:
         ids = [case.id for case in self.cases]
         for node in self.nodes:
-            self.scheduler.add_node(node)  # as much of a node as the scheduler uses
+            self.scheduler.add_node(node)  # a Node has only the members that the scheduler uses
         for node in self.nodes:
             self.scheduler.add_node_collection(node, ids)
         self.scheduler.schedule()
@@ -95,13 +95,13 @@ class Simulation:
         heapq.heappush(self._events, (self.clock.now + seconds, next(self._order), happens))
 
     def _settle(self) -> None:
-        """Let every worker go on as far as it can, until all wait for time to pass."""
+        """Let every worker take steps until all of them wait for time to pass."""
         while any(node.go_on() for node in self.nodes):
             pass
 
 
 class Node:
-    """A worker: xdist's queue and protocol on one side, a case runner with its lease on the other."""
+    """A simulated worker, which implements xdist's node protocol and runs cases with a lease."""
 
     def __init__(self, simulation: Simulation, number: int, leases: Leases) -> None:
         self.simulation, self.leases = simulation, leases
@@ -115,7 +115,7 @@ class Node:
         self._ticket: tuple[Any, Path] | None = None
         self._state = "idle"
 
-    # what xdist's scheduler uses of a node
+    # the methods that xdist's scheduler calls
 
     def send_runtest_some(self, indices: Sequence[int]) -> None:
         self._queue.extend(indices)
@@ -134,7 +134,7 @@ class Node:
             self._queue.append(SHUTDOWN)
 
     def go_on(self) -> bool:
-        """Take one step, if there is one that does not wait; tell whether there was."""
+        """Take one step if the worker need not wait; return whether it took one."""
         if self.ended:
             return False
         if self._state == "idle":
@@ -149,11 +149,11 @@ class Node:
         if self._next is None and self._queue:
             self._next = self._queue.popleft()
         if self._next == SHUTDOWN:
-            # the process ends, and its locks with it
+            # the process ends and releases its locks
             self.leases.give_back()
             self.ended = True
             return True
-        # a worker begins a case when it knows the next
+        # xdist's worker starts a case only once it knows the next one
         if self._next is None or not self._queue:
             return False
         self._index, self._next = self._next, self._queue.popleft()
@@ -184,7 +184,7 @@ class Node:
         return True
 
     def _take_baseline(self) -> bool:
-        """Make the model's baseline, wait for the worker that makes it, or go on to the case."""
+        """Make the model's baseline, wait for the worker that makes it, or start the case."""
         simulation, model = self.simulation, self._case.model
         done = simulation.baselines.get(model.id)
         if done is None:
@@ -225,15 +225,15 @@ def simulate(
     costs: Costs | None = None,
     large_first: bool = False,
 ) -> Simulated:
-    """Return how long a suite takes on some GPUs with as many workers.
+    """Simulate a suite on some GPUs, with one worker for each GPU, and return the result.
 
     Args:
-        folder: for the lease files.
-        gpus: how many.
-        suite: of ``suites/``.
-        gpu_gb: room of each.
+        folder: the folder for the lease files.
+        gpus: the number of GPUs.
+        suite: the name of a suite in ``suites/``.
+        gpu_gb: the memory of each GPU in GB.
         costs: the cost model.
-        large_first: not the plan's order, but the largest model first.
+        large_first: whether to run the largest model first instead of using the plan's order.
     """
     costs = costs or Costs()
     models, scenarios = read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json")

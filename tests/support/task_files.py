@@ -13,7 +13,7 @@ KEPT = Path(__file__).parents[1] / "data" / "task_records"
 
 
 def restore_files(folder: Path) -> Path:
-    """Write the kept files as their tools wrote them and return the folder."""
+    """Write the kept files exactly as their tools wrote them and return the folder."""
     for path in sorted(path for path in KEPT.rglob("*") if path.is_file() and path.parent != KEPT):
         target = folder / path.relative_to(KEPT)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -25,13 +25,13 @@ def restore_files(folder: Path) -> Path:
 
 
 def samples_file(folder: Path, task: str) -> Path:
-    """Return the file of samples of a task in a folder of lm-evaluation-harness."""
+    """Return the path of a task's file of samples in an output folder of lm-evaluation-harness."""
     (found,) = folder.glob(f"samples_{task}_2*.jsonl")
     return found
 
 
 def change_rows(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    """Change the rows of a file of samples in place."""
+    """Change the rows of a file of samples, in place."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     change(rows)
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))

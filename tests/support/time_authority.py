@@ -44,26 +44,26 @@ class TimeAuthority:
         return self.folder / "root.pem"
 
     def stamp(self, data: bytes) -> bytes:
-        """Return a time stamp of some bytes."""
+        """Return the time-stamp response for some bytes."""
         (self.folder / "data").write_bytes(data)
         self.openssl("ts", "-query", "-data", "data", "-sha256", "-cert", "-out", "query.tsq")
         return self.answer((self.folder / "query.tsq").read_bytes())
 
     def answer(self, query: bytes) -> bytes:
-        """Return the response to a query."""
+        """Return the time-stamp response to a query."""
         (self.folder / "query.tsq").write_bytes(query)
         command = ("ts", "-reply", "-config", "tsa.cnf", "-section", "stamping", "-queryfile", "query.tsq")
         self.openssl(*command, "-signer", "tsa.pem", "-inkey", "tsa.key", "-out", "answer.tsr")
         return (self.folder / "answer.tsr").read_bytes()
 
     def accepts(self, token: Path, data: Path) -> bool:
-        """Return whether openssl verifies a time stamp of a file."""
+        """Return whether openssl accepts a file's time stamp."""
         command = ["openssl", "ts", "-verify", "-in", str(token), "-data", str(data), "-CAfile", str(self.root)]
         return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
 
     @contextmanager
     def serving(self) -> Iterator[str]:
-        """Serve its answers, and yield the URL."""
+        """Serve the authority's responses over HTTP and yield the URL."""
         authority = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -93,7 +93,7 @@ class TimeAuthority:
 
 
 def make_authority(folder: Path, name: str) -> TimeAuthority:
-    """Make an authority: a root certificate, and one for stamping by it."""
+    """Make an authority: a root certificate, and a time-stamping certificate that the root signed."""
     folder.mkdir()
     (folder / "tsa.cnf").write_text(CONFIGURATION)
     (folder / "serial").write_text("01\n")

@@ -1,4 +1,4 @@
-"""A verdict from an effective manifest and the reports themselves, as a run and ``verify`` compile it in steps."""
+"""Compiles a verdict directly from an effective manifest and reports; a run and ``verify`` do so in steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def compile_verdict(
     *,
     timestamp: str = "",
 ) -> Verdict:
-    """Return the ``final_verdict.json`` document; ``reports`` has each with its ``sha256:<hex>``, by its path."""
+    """Return the ``final_verdict.json`` document; ``reports`` maps paths to a report and its ``sha256:<hex>``."""
     plan = planned_cases(manifest)
     records = {
         path: judge_report(plan[path], report, digest) if path in plan else None

@@ -1,4 +1,4 @@
-"""A Python that has imported PyTorch and transformers already, and forks a process for each pytest that it is to run.
+"""A Python process that has already imported PyTorch and transformers, and forks a child for each pytest run.
 
 Importing them takes longer than a case of a tiny model. ``python warm_python.py`` reads a JSON document a line from
 standard input, runs ``python -m pytest`` with its arguments, and writes its exit status.
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-# What a suite imports from other packages. The product is imported by each process: a suite may come with its own.
+# Third-party modules that a suite imports. Each child imports the product itself, because a suite can bring its own.
 IMPORTED = (
     "accelerate",
     "filelock",
@@ -36,7 +36,7 @@ IMPORTED = (
     "transformers.models.qwen2.modeling_qwen2",
     "transformers.tokenization_utils_tokenizers",
 )
-# Python reads such variables when it starts, and these libraries when they are imported.
+# Prefixes of variables that Python reads when it starts, or that these libraries read when they are imported.
 READ_AT_IMPORT = (
     "CUBLAS", "CUDA", "HF_", "LANG", "LC_", "MKL_", "OMP_", "PYTHON", "PYTORCH_", "TOKENIZERS_", "TORCH",
     "TRANSFORMERS_",
@@ -45,13 +45,13 @@ THREADS = {"OMP_NUM_THREADS": "1"}
 
 
 class WarmPython:
-    """The process that waits with everything imported; it starts with the first use."""
+    """The process that has everything imported and waits for requests. It is started at its first use."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
 
     def fits(self, environment: Mapping[str, str]) -> bool:
-        """Return whether a process with these variables would import the libraries as they were imported here."""
+        """Return whether a process with these variables would import the libraries in the same way as this one."""
         return _at_import(environment) == _at_import({**os.environ, **THREADS})
 
     def pytest(
@@ -60,14 +60,14 @@ class WarmPython:
         """Run pytest, and return its exit status, or minus the signal that ended it.
 
         Args:
-            arguments: of pytest.
-            cwd: folder to run it in.
-            environment: all of its variables.
-            output: file for its standard output; what it writes to standard error gets the suffix ``.err``.
-            seconds: it may take at most.
+            arguments: pytest's arguments.
+            cwd: the working directory.
+            environment: the complete environment.
+            output: the file for standard output; standard error goes to the same path with the suffix ``.err``.
+            seconds: the timeout.
 
         Raises:
-            subprocess.TimeoutExpired: when it takes longer; it is killed then.
+            subprocess.TimeoutExpired: pytest exceeded the timeout and was killed.
         """
         if self._server is None or self._server.poll() is not None:
             self._server = subprocess.Popen(
@@ -90,7 +90,7 @@ class WarmPython:
         return int(status)
 
     def close(self) -> None:
-        """End the process that waits."""
+        """End the waiting process."""
         if self._server is not None:
             with self._server as server:
                 _streams(server)[0].close()
@@ -108,11 +108,11 @@ def _streams(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
 
 
 def _serve() -> None:
-    # the process that started this one ends it; Ctrl-C is meant for the tests
+    # ignore Ctrl-C, which is meant for the tests; the parent process ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in IMPORTED:
         importlib.import_module(name)
-    # Forked processes neither traverse nor copy what is imported when they collect garbage.
+    # After gc.freeze(), garbage collection in the children neither traverses nor copies the imported objects.
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
@@ -124,7 +124,7 @@ def _serve() -> None:
 
 
 def _status(child: int, seconds: float) -> int | None:
-    """Return a process's exit status; none when it took too long, and was killed."""
+    """Return a process's exit status, or None if it exceeded the timeout and was killed."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -137,7 +137,7 @@ def _status(child: int, seconds: float) -> int | None:
 
 
 def _become_pytest(arguments: list[str], cwd: str, environment: dict[str, str], output: str, seconds: float) -> None:
-    """Be, from here, ``python -m pytest`` in a folder."""
+    """Run ``python -m pytest`` in a folder in this process, and exit with its status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -149,7 +149,7 @@ def _become_pytest(arguments: list[str], cwd: str, environment: dict[str, str], 
     sys.argv = [sys.executable, *arguments]
     sys.path[0] = cwd
     status = int(importlib.import_module("pytest").main(arguments))
-    # Python's end without the destruction of all that is imported, which takes longer than many a test.
+    # Exit without destroying all imported objects, which would take longer than many tests.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""A local hub with this process's client pointed at it, and a filesystem that shares blocks."""
+"""Fixtures for a local hub that this process's client uses, and a file system with copy-on-write clones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hub_client import point_client_at
 from hub_server import Hub, serve_hub
 
-# What ``truncate -s 16M`` and ``mkfs.btrfs --mixed`` make.
+# An image made by ``truncate -s 16M`` and ``mkfs.btrfs --mixed``.
 IMAGE = Path(__file__).parents[2] / "data" / "btrfs_16mb.img.xz"
 
 

@@ -1,4 +1,4 @@
-"""Running pytest over the suites as a user does, in a process of its own."""
+"""Fixtures that run pytest on the suites as a user does, in a separate process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from invarlock.jsonio import write_json
 from invarlock.runtime.provenance import MARKER_NAME, source_repository
 
 ROOT = Path(__file__).parents[3]
-# Fixtures that start suites in processes of their own, which takes seconds, and mostly many.
+# Fixtures that start suites in separate processes, which takes seconds and often much longer.
 STARTING = frozenset({"run_pytest", "undisturbed", "runs", "fetched"})
 FAKE_NVML = ROOT / "tests" / "support" / "fake_nvml"
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """A finished pytest: its exit status, what it printed, and the run directory it was given."""
+    """A finished pytest process: its exit status, its output, and its run directory."""
 
     status: int
     output: str
@@ -50,7 +50,7 @@ RunPytest = Callable[..., Ran]
 
 @pytest.fixture
 def run_pytest(tmp_path: Path) -> RunPytest:
-    """Return a function from pytest's arguments to a finished run; ``suites`` is a suites folder, by default ours."""
+    """Return a function that runs pytest with some arguments, on our suites folder or on ``suites``."""
 
     def run(*arguments: str, suites: Path = ROOT / "suites", directory: Path | None = None, **variables: str) -> Ran:
         target = directory or tmp_path / "run"
@@ -59,7 +59,7 @@ def run_pytest(tmp_path: Path) -> RunPytest:
         if suites != ROOT / "suites":
             given += ["-p", "invarlock.harness.plugin", "--rootdir", str(suites.parent)]
         cwd = ROOT if suites == ROOT / "suites" else suites.parent
-        # no presets, which have tests of their own
+        # no presets, which have their own tests
         done = processes.run_pytest(*given, cwd=cwd, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "0", **variables})
         return Ran(done.returncode, done.stdout + done.stderr, target)
 
@@ -79,13 +79,13 @@ def own_suites(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inventory:
-    """Return a function that makes NVML list GPUs, in this process and in those it starts."""
+    """Return a function that makes NVML list given GPUs, in this process and its children."""
     spec = importlib.util.spec_from_file_location("pynvml", FAKE_NVML / "pynvml.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # torch may have imported the real one
+    # torch may have imported the real pynvml
     monkeypatch.setitem(sys.modules, "pynvml", module)
     monkeypatch.setenv("PYTHONPATH", str(FAKE_NVML))
 

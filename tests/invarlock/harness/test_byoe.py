@@ -33,8 +33,11 @@ def edit(text: str) -> EditSpec:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Path:
-    """Return a folder with a baseline, and subjects of one name: a harmless edit, a destructive one, and the baseline's
-    weights with a tokenizer that gives two tokens each other's ids."""
+    """Return a folder with a baseline, and three subjects of one name.
+
+    They are a harmless edit, a destructive edit, and the baseline's weights with the ids of two tokens swapped in the
+    tokenizer.
+    """
     folder = tmp_path / "checkpoints"
     base = folder / "base"
     base.mkdir(parents=True)
@@ -76,7 +79,7 @@ def test_a_gguf_file_and_its_folder_are_cases_of_a_run(run_pytest: Callable[...,
 def test_checkpoints_of_a_user_are_the_cases_of_a_run(
     run_pytest: Callable[..., Any], checkpoints: Path, tmp_path: Path
 ) -> None:
-    # the baseline's is taken
+    # without its own tokenizer, the subject uses the baseline's
     (checkpoints / "good/mine/tokenizer.json").unlink()
     (checkpoints / "good/mine/tokenizer_config.json").unlink()
     before = {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()}
@@ -91,7 +94,7 @@ def test_checkpoints_of_a_user_are_the_cases_of_a_run(
     assert "must pass, but primary_metric_acceptable" in ran.output
     assert "FAILED  base  mine-3  ratio 1.000" in ran.output
     assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == before
-    # the pack verifies, and names the checkpoints without their paths
+    # the pack verifies, and names the checkpoints but not their paths
     succeed(packer("verify", ran.pack, "--strict"))
     manifest = load(ran.pack / "metadata/scenarios.json")
     assert manifest["selection"]["cases"] == [
@@ -121,7 +124,7 @@ def test_checkpoints_of_a_user_are_the_cases_of_a_run(
         if path.is_file():
             assert str(tmp_path).encode() not in path.read_bytes(), path
 
-    # what did not change is kept; a subject that did is measured again
+    # unchanged subjects are kept; a changed subject is measured again
     shutil.rmtree(ran.pack)
     shutil.rmtree(checkpoints / "magnitude_prune/mine")
     shutil.copytree(checkpoints / "good/mine", checkpoints / "magnitude_prune/mine")
@@ -133,7 +136,7 @@ def test_checkpoints_of_a_user_are_the_cases_of_a_run(
     assert "kept" in (ran.directory / "logs/base-mine-run1.log").read_text()
     stale = {path.parent.parent.name for path in (ran.directory / "byoe__base/reports").rglob("*.json.stale")}
     assert stale == {"mine-2", "mine-3"}
-    # with the baseline's tokenizer it is the baseline
+    # with the baseline's tokenizer, this subject is identical to the baseline
     same = load(ran.directory / "byoe__base/reports/mine-3/run_1/evaluation.report.json")
     assert same["edit"] == {"name": "noop", "label": "noop", "spec": "noop", "parameters": {}}
     succeed(packer("verify", ran.pack, "--strict"))
@@ -213,7 +216,7 @@ def test_results_on_tasks_next_to_a_subject_are_sealed_in_the_pack(
     assert report["task_records"] == made_records(lost=10)
     succeed(packer("verify", ran.pack, "--strict"))
 
-    # with other results the report is made again
+    # with other results, the report is made again
     (checkpoints / "good/mine/task_records.json").write_bytes(dump_json(made_records(lost=100)))
     shutil.rmtree(ran.pack)
     resumed = run_pytest(*arguments, "--resume")
@@ -244,7 +247,7 @@ def test_a_declared_change_of_structure_applies_to_a_run(run_pytest: Callable[..
     assert row["generation"]["expected"] == ["vocabulary+8"]
     succeed(packer("verify", ran.pack, "--strict"))
 
-    # with another declaration it is another run
+    # with another declaration, it is a different run
     shutil.rmtree(ran.pack)
     resumed = run_pytest(*arguments, "--resume")
 
@@ -275,7 +278,7 @@ def test_the_model_signatures_of_a_run_are_verified_and_recorded(
     assert found["baseline"]["digest"] != found["subject"]["digest"]
     succeed(packer("verify", ran.pack, "--strict"))
 
-    # a file that was changed since
+    # a file that was changed after it was declared
     shutil.rmtree(ran.pack)
     (subject / "config.json").write_text((subject / "config.json").read_text() + "\n")
     refused = run_pytest(*arguments, *signed)

@@ -1,4 +1,4 @@
-"""Presets in runs: null runs shared out, presets made once and used by every case, kept, given and refused."""
+"""Presets in runs: null runs are shared among workers; presets are made once for all cases, kept, given or refused."""
 
 import hashlib
 import json

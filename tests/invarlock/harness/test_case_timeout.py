@@ -1,4 +1,4 @@
-"""Cases that take longer than ``--case-timeout``: in Python, in native code, and where no signal arrives."""
+"""Cases that exceed ``--case-timeout``: in Python, in native code, and where signals have no effect."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from processes import python
 
 RunPytest = Callable[..., Any]
 SELECT = ("-k", "mistral and (noop or inf_injection)")
-# while a case is measured, with its lease; PyTorch is imported before the first case begins
+# Hangs while a case is measured and holds its lease. PyTorch is imported before the first case begins.
 HANG = """
 
 import ctypes, time
@@ -22,7 +22,7 @@ def hang(case, monkeypatch):
     if case.scenario.id in {scenarios!r}:
         monkeypatch.setattr(module, "compare", lambda *arguments: {hang})
 """
-# it holds Python's lock, so nothing of Python runs in this process again
+# It holds the GIL, so no Python code in this process runs again.
 IN_C_WITH_THE_LOCK = "ctypes.PyDLL(None).pause()"
 IN_PYTHON = "time.sleep(300)"
 
@@ -41,7 +41,7 @@ def test_a_worker_that_hangs_in_native_code_is_replaced_and_its_case_is_not_run_
 ) -> None:
     add_hang(own_suites, IN_C_WITH_THE_LOCK, "noop_control", "inf_injection")
 
-    # the only worker has the only lease: were it not free again, the second case would wait and not hang
+    # there is one lease: if it were not released, the second case would wait for it instead of hanging
     ran = run_pytest(*SELECT, "-n", "1", "--case-timeout", "6s", suites=own_suites)
 
     assert ran.status == 1, ran.output
@@ -82,7 +82,7 @@ def test_without_workers_a_hang_is_interrupted_and_the_other_cases_go_on(
 def test_without_workers_what_cannot_be_interrupted_ends_the_process(
     library: str, status: int, last_word: str, tmp_path: Path
 ) -> None:
-    # a lock that its holder locks again: unlike most that blocks, no signal ends it
+    # a thread that locks its own mutex again: unlike most blocking calls, a signal does not interrupt it
     script = (
         "import ctypes, pathlib, sys\n"
         "from invarlock.harness.stopping.case_clock import lone_alarms\n"

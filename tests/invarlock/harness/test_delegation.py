@@ -1,4 +1,4 @@
-"""Suites that run in the runtime image: the command line of the engine, and the errors without an engine."""
+"""Suites that run in the runtime image: the container engine's command line, and the errors without an engine."""
 
 import json
 import re
@@ -19,7 +19,7 @@ RunPytest = Callable[..., Any]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A folder that is the whole PATH: git, and no engine yet."""
+    """A folder that is the whole PATH. It has git, and no container engine yet."""
     folder = tmp_path / "path"
     folder.mkdir()
     git = shutil.which("git")
@@ -113,7 +113,7 @@ def test_the_engine_runs_the_same_command_line_with_its_files_and_returns_its_ex
     assert {"HF_HOME", "MODEL_1", "PACK_CALIBRATION_PRESET_DIR", "OMP_NUM_THREADS", "HOME=/tmp"} <= variables
     assert not {"HF_TOKEN", "SOMETHING", "PATH"} & variables
     assert {"--network=none", "--gpus=all", f"--workdir={ROOT}"} <= set(arguments)
-    # what stayed empty is gone again
+    # the empty run directory and the empty file are removed again
     assert not ran.directory.exists()
     assert not (tmp_path / "j.xml").exists()
 

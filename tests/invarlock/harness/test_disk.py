@@ -1,4 +1,4 @@
-"""What a run needs of the disk, and what it holds of it."""
+"""The disk space that a run needs, and that it reserves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUITES = Path(__file__).parents[3] / "suites"
     [("snapshot_copy", True, 56), ("snapshot_symlink", True, 42), ("snapshot_symlink", False, 28)],
 )
 def test_two_workers_on_the_subset_need_what_is_known(storage: str, shares_cache: bool, gigabytes: int) -> None:
-    """The figures are for 14 GB of weights; the model has 14.5."""
+    """The expected figures are for 14 GB of weights; the model has 14.5 GB."""
     mistral = read_models(SUITES / "models.toml").models["mistralai/Mistral-7B-v0.1"]
     workers = 2
     need = ModelNeed(mistral, 37, needed_bytes(mistral, "gpu"), mistral.weight_bytes, workers * mistral.weight_bytes)
@@ -53,7 +53,7 @@ def test_subjects_of_all_models_count_where_they_are_kept_and_those_of_the_large
 
 def test_the_most_probable_tokens_of_each_draw_count() -> None:
     model = read_models(SUITES / "models.toml").models["embedded/mistral-tiny"]
-    # 3 draws of 400 windows of 512 tokens
+    # 3 draws of 400 windows with 512 tokens each
     need = ModelNeed(model, 1, 0, 0, 0, 3 * 400 * 511 * (8 * 512 + 4))
 
     found = disk_need([need], missing_bytes=0, storage="snapshot_symlink", keep_models=False)

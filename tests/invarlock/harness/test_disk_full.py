@@ -1,4 +1,4 @@
-"""A disk that fills while cases run: a real one, of a few megabytes."""
+"""A disk that fills up while cases run: a real file system of a few megabytes."""
 
 import json
 import subprocess
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 RunPytest = Callable[..., Any]
-# the baseline and its report take 2.4 MB, its most probable tokens 16.6 MB, a subject whose weights change 2.1 MB, and
-# noop's is made of links
+# The baseline and its report take 2.4 MB, its most probable tokens 16.6 MB, and a subject with changed weights 2.1 MB.
+# The subject of noop consists of links.
 SIZE = "20m"
 SELECT = ("-k", "mistral and (noop or nan_injection)")
 

@@ -1,4 +1,4 @@
-"""Edits of one model that are due are made in one pass, as many as disk and workers allow."""
+"""The next edits of one model are made in one pass, as many as disk space and workers allow."""
 
 import math
 import shutil
@@ -96,7 +96,7 @@ def test_the_edits_of_a_model_are_made_in_one_pass_and_are_those_of_separate_one
             path.name for path in (tmp_path / case.scenario.id).iterdir()
         )
         assert (edited.edited_tensors, edited.edited_params) == (alone.edited_tensors, alone.edited_params)
-    # each case has its edit's share of the time of the pass
+    # each case records its edit's share of the time of the pass
     shares = [one.seconds for one in setting.summaries[0].values() if isinstance(one, EditSummary)]
     assert sorted(edited.seconds for _, edited in made.values()) == sorted(shares)
     assert len(set(shares)) == len(EDITS)
@@ -161,7 +161,7 @@ def test_an_edit_that_cannot_be_applied_does_not_stop_the_others(
     with pytest.raises(EditError, match="non-finite"):
         setting.make(broken)
 
-    # once among the others, and once for its own case, which says why
+    # once in the pass with the others, and once for its own case, which reports the reason
     assert [len(one) for one in setting.passes] == [len(EDITS), 1]
     assert not list(setting.run.directory.subject(broken).parent.glob(f"*{broken.scenario.id}*"))
 

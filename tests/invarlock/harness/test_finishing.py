@@ -1,4 +1,4 @@
-"""How a run ends: what its settings ask of its pack, and what it leaves when that does not hold."""
+"""The end of a run: what its settings require of the pack, and what the run leaves if a requirement is not met."""
 
 import shutil
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ SUITES = Path(__file__).parents[3] / "suites"
 
 
 def end(directory: Path, key: Path, **options: Any) -> Ending:
-    """End a run whose cases are done, again."""
+    """Repeat the end of a run whose cases are done."""
     settings = resolve_settings({"signing_key": str(key), **options}, {})
     catalog = make_catalog(
         read_models(SUITES / "models.toml"),
@@ -38,7 +38,7 @@ def end(directory: Path, key: Path, **options: Any) -> Ending:
     ("lost", "reason"),
     [
         ("noop_control", "no pack was built: --release-review requires PASS, but the verdict is FAIL"),
-        # on the host, under the profile dev
+        # the run was on the host, under the profile dev
         (None, "no pack was built: the pack would not verify: manifest.json: "),
     ],
 )

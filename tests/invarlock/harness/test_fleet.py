@@ -1,4 +1,4 @@
-"""A fleet without its cluster: pieces and their order, archives, what nodes have in common, what a node is handed."""
+"""A fleet without a cluster: pieces and their order, archives, what nodes must share, and what a node receives."""
 
 import io
 import json
@@ -40,7 +40,7 @@ FULL = [case for case in CASES if "full" in case.suites]
 
 
 def drain(queue: PieceQueue, seconds: float) -> list[Piece]:
-    """Return the pieces of a queue in the order in which nodes that never run two at once would finish them."""
+    """Take and finish the pieces of a queue one at a time, and return them in that order."""
     taken = []
     while queue.left:
         piece = queue.take(seconds)
@@ -119,7 +119,7 @@ def test_the_longest_case_comes_first_and_measured_times_correct_the_estimates()
     assert estimated[0].model == large
     seconds = [piece.seconds for piece in estimated]
     assert seconds == sorted(seconds, reverse=True)
-    # each has the expected time of its own model: after these, the small one is the slow one
+    # estimates are updated for each model: after these measured times, the small model is the slow one
     queue = PieceQueue(cases, Costs(), measured)
     for model, seconds_taken in ((large, 1e-3), (small, 1e6)):
         queue.finished(Piece(0, model, (), 1.0), seconds_taken, baseline=True)

@@ -1,4 +1,4 @@
-"""Runs of models from a hub, by the real client against a local server: with a network, without one, and refused."""
+"""Runs of hub models, with the real client and a local server: with a network, without one, and refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUITES = Path(__file__).parents[3] / "suites"
 MODEL = "org/made-up"
 TWO_CASES = "noop or nan_injection"
 
-# imported by every Python that is started: a connection, or the look-up of a name, is noted and refused
+# Imported by every Python process that is started. It logs and refuses connections and name look-ups.
 NO_SOCKETS = """
 import os, socket
 def refuse(*arguments, **more):
@@ -63,7 +63,7 @@ def repository(hub: Hub) -> Repository:
 
 
 def write_suites(folder: Path, *model_ids: str) -> Path:
-    """Copy our suites to a folder in which the suite smoke has models of the hub, without pins."""
+    """Copy our suites to a folder, and give the suite smoke models of the hub without pinned revisions."""
     shutil.copytree(SUITES, folder, ignore=shutil.ignore_patterns("__pycache__", "*-tiny"))
     rows = [
         f'[[model]]\nid = "{model_id}"\narchitecture = "mistral"\nparameters = 1_049_728\nweight_bytes = 2_099_456\n'
@@ -81,7 +81,7 @@ def write_suites(folder: Path, *model_ids: str) -> Path:
 
 
 class Fetched:
-    """A run with --net 1, made once: its suites folder, its run directory, and the client's cache."""
+    """A run with --net 1 that is made once: its suites folder, its run directory, and the client's cache."""
 
     def __init__(self, folder: Path, hub: Hub) -> None:
         self.suites = write_suites(folder / "project" / "suites", MODEL)

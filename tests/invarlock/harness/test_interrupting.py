@@ -1,4 +1,4 @@
-"""Ctrl-C: a run ends at once, and says of every case what became of it."""
+"""Ctrl-C: a run ends at once, and reports the outcome of every case."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def test_an_interrupt_ends_a_run_with_workers_and_loses_no_finished_case(tmp_pat
 
 
 def counted(directory: Path) -> int:
-    """Return how many cases the run says it has finished."""
+    """Return the number of finished cases that the run reports."""
     progress = directory / "state/progress.json"
     return int(read_json(progress)["cases"]["done"]) if progress.exists() else 0
 

@@ -1,4 +1,4 @@
-"""Which devices a run has: NVML's own face over an inventory in a file, and every setting that chooses among them."""
+"""The devices of a run: a fake NVML lists an inventory from a file, and every setting selects among them."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a resumed run keeps of an earlier one: each input that a report was made from is looked at."""
+"""The reports that a resumed run keeps: each input from which a report was made is compared."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Kept = Callable[..., bool]
 
 
 def make_setup(report: Mapping[str, Any]) -> Setup:
-    """Return what a run says that is the run which made a report."""
+    """Return the setup of a run that is identical to the run which made a report."""
     meta, dataset, provenance = report["meta"], report["dataset"], report["policy_provenance"]
     preset = Preset(cast(PresetDocument, {"limits": provenance["preset_limits"]}), provenance["preset_sha256"])
     plan = WindowPlan(
@@ -62,7 +62,7 @@ def make_setup(report: Mapping[str, Any]) -> Setup:
 
 @pytest.fixture
 def left(swept_run: Any, tmp_path: Path) -> Path:
-    """The files of a run that has ended, which a test may change."""
+    """A copy of a finished run's files that a test may change."""
     target = tmp_path / "run"
     shutil.copytree(swept_run.directory / FOLDER, target / FOLDER, ignore=shutil.ignore_patterns("models"))
     return target / FOLDER
@@ -70,7 +70,7 @@ def left(swept_run: Any, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tokens(swept_run: Any) -> Path:
-    """The folder of the baseline's most probable tokens."""
+    """The folder with the baseline's most probable tokens."""
     folder: Path = kept_folder(swept_run.directory / "models" / FOLDER / "baseline")
     return folder
 
@@ -82,7 +82,7 @@ def report_path(left: Path) -> Path:
 
 @pytest.fixture
 def kept(left: Path, report_path: Path) -> Kept:
-    """Return a function that says whether the report is kept by a run like the one that made it, but for one thing."""
+    """Return a function that changes some inputs of the run that made a report, and returns whether it is kept."""
     report = json.loads(report_path.read_bytes())
     scenario = next(row for row in read_scenarios(SUITES / "scenarios.json") if row.id == SPECTRAL_FAULT)
     model = read_models(SUITES / "models.toml").models["embedded/mistral-tiny"]
@@ -99,7 +99,7 @@ def kept(left: Path, report_path: Path) -> Kept:
 
     def ask(**changed: Any) -> bool:
         found = made_of(**changed)
-        # what is not kept is set aside
+        # a report that is not kept is renamed with the suffix .stale
         assert (found is not None) == report_path.is_file()
         assert (found is None) == report_path.with_name(f"{report_path.name}.stale").is_file()
         return found is not None
@@ -180,7 +180,7 @@ def test_a_report_with_two_repeats_is_kept_where_two_or_none_are_wanted(repeats:
 @pytest.mark.parametrize(
     ("spec", "generation", "records", "holds"),
     [
-        # that it equals its baseline was measured: its spec was not known when the run was planned
+        # whether it equals its baseline was measured: its spec was not known when the run was planned
         (CUSTOM, {}, b"", True),
         ("quant_rtn:8:32:ffn", {"edit": SubjectEdit("quant_rtn", "inferred")}, b"", True),
         (CUSTOM, {"edit": SubjectEdit("quant_rtn", "given")}, b"", False),
@@ -240,7 +240,7 @@ def test_a_report_that_its_baseline_did_not_measure_is_made_again(kept: Kept) ->
     baseline = copy.deepcopy(usual(kept)["baseline"])
     baseline["draws"][0]["final"]["logloss"][0] += 0.5
 
-    # the digest is that of the report's own baseline: what stands in it is looked at
+    # the digest matches the report's baseline, so only a comparison of the content detects the change
     assert not kept(baseline=baseline)
 
 
@@ -302,7 +302,7 @@ def test_a_baseline_is_kept_by_a_run_like_its_own_and_by_no_other(left: Path, ke
     )
 
     assert kept_baseline(path, setup, tokens, probe=True) == json.loads(data)
-    # without the file of its most probable tokens no subject can be compared with it
+    # without the file of its most probable tokens, no subject can be compared with the baseline
     assert kept_baseline(path, setup, left, probe=True) is None
     path.write_bytes(data)
     assert kept_baseline(path, replace(setup, plan=replace(setup.plan, top_k=7)), tokens, probe=True) is None
@@ -342,7 +342,7 @@ def test_a_baseline_that_was_measured_in_another_way_is_measured_again(
     path, setup = left / "baseline" / "evaluation.report.json", usual(kept)["setup"]
     document = json.loads(path.read_bytes())
     document[guard]["measurement_contract"]["seed"] = 1
-    # consistent in itself, as the report of an earlier version is
+    # self-consistent, like a report of an earlier version
     wanted = contract_hash(document[guard]["measurement_contract"])
     for block in (
         document[guard].get("raw"),

@@ -1,4 +1,4 @@
-"""Leases of several workers in one process: the queue, what is locked meanwhile, and what is let go."""
+"""Leases of several workers in one process: the queue, what stays locked while a worker waits, and what is released."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ POOL = Pool("cpu", DEVICES, 1)
 
 @pytest.fixture
 def workers(tmp_path: Path) -> list[Leases]:
-    """Three workers of one run on two devices, who wait for a moment only."""
+    """Three workers of one run on two devices, which wait only 0.05 seconds for a lease."""
     return [Leases(tmp_path / "not" / "there" / "yet", POOL, worker, wait_seconds=0.05) for worker in range(3)]
 
 
@@ -64,7 +64,7 @@ def test_a_later_worker_does_not_overtake_an_earlier_one(workers: list[Leases]) 
 
     assert tickets(second) == [path]
     ticket.release()
-    # the ticket of one that lives no more is removed
+    # the ticket of a dead worker is removed
     assert second.take(1).devices == DEVICES[1:]
     assert tickets(second) == []
 

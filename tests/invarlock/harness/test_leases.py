@@ -1,4 +1,4 @@
-"""Leases among real processes: nobody shares a device, nobody waits for ever, and the dead hold nothing."""
+"""Leases among real processes: no two share a device, none waits for ever, and dead processes hold no lease."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def make_pool(count: int, room: float = 80.0) -> Pool:
 
 
 def gpu_pool() -> Pool:
-    """Return all GPUs that NVML lists; taking a lease reads their free memory again."""
+    """Return the pool of all GPUs that NVML lists; their free memory is read again whenever a lease is taken."""
     return inventory_module.make_pool(resolve_settings({}, {}), "gpu", workers=4)
 
 
@@ -46,7 +46,7 @@ def events(tmp_path: Path) -> list[Event]:
 
 
 def held_at_once(found: list[Event]) -> int:
-    """Return how many leases were held at once at most; none may hold a device that another holds."""
+    """Return the largest number of leases held at once, and check that no device was held twice at a time."""
     holders: dict[str, str] = {}
     most = 0
     for what, who, devices, _ in found:
@@ -85,7 +85,7 @@ def test_four_workers_take_turns_on_two_devices(
     assert dict(turns) == {str(worker): 4 for worker in range(4)}
     assert held_at_once(found) == 2
     if not pool.combinable:
-        # a process that has computed on one MIG instance sees no other
+        # a process that has used one MIG instance cannot see any other
         assert all(devices == [f"MIG-{int(who) % 2}"] for _, who, devices, _ in found)
 
 
@@ -170,7 +170,7 @@ def test_a_gpu_that_another_process_filled_during_the_run_is_waited_for(inventor
         (0, 10, [], None),
         (0, 250, [0, 1, 2, 3], [0, 1, 2, 3]),
         (0, 250, [0, 1, 2], None),
-        # more than the whole pool has: the retry of a case that ran out of memory takes all there is
+        # more memory than the whole pool has: the retry of a case that ran out of memory takes all devices
         (0, 1000, [0, 1, 2, 3], [0, 1, 2, 3]),
         (0, 1000, [0, 1, 2], None),
     ],

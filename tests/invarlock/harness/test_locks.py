@@ -1,4 +1,4 @@
-"""The locks by which workers share what is made once, between two owners and between two processes."""
+"""The locks for artifacts that are made once and shared by workers, between two owners and two processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from invarlock.errors import EvaluationError
 from invarlock.harness.state.locks import TIMES_CASE_TIMEOUT, Locks
 from invarlock.problems import Code
 
-# Takes a lock, says so, and holds it until its input ends.
+# Takes a lock, prints a line, and holds the lock until its standard input is closed.
 HOLDER = (
     "import sys; from pathlib import Path; from invarlock.harness.state.locks import Locks\n"
     "from invarlock.packer.runs.run_directory import RunDirectory\n"
@@ -31,7 +31,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 @contextmanager
 def another_process(directory: RunDirectory) -> Iterator[subprocess.Popen[str]]:
-    """Yield a process that has the lock of ``piece``."""
+    """Yield a process that holds the lock of ``piece``."""
     command = [sys.executable, "-c", HOLDER, str(directory.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -53,7 +53,7 @@ def test_a_claim_is_refused_while_another_process_has_the_lock(directory: RunDir
         process.kill()
         process.wait(10)
 
-        # the kernel gives back the lock of a process that died
+        # the kernel releases the lock of a process that died
         with locks.try_acquire("piece") as ours:
             assert ours
 
@@ -73,7 +73,7 @@ def test_a_lock_that_stays_taken_is_an_error_after_twice_the_time_of_a_case(dire
     with another_process(directory), pytest.raises(EvaluationError, match="piece") as caught, locks.acquire("piece"):
         pass
 
-    # the clock of the case stands still meanwhile, and runs again after it
+    # the case's clock is paused during the wait and resumes after it
     assert waits == ["began", "ended"]
     assert caught.value.code is Code.RUN_IN_USE
 

@@ -1,6 +1,6 @@
-"""What pytest's users know works on a suites folder as it does anywhere, and pytest elsewhere is left alone.
+"""The usual features of pytest work on a suites folder as elsewhere, and pytest in other folders is unaffected.
 
-The cases measure nothing, so that each run takes a second: what is tested is how they are selected, run and reported.
+The cases measure nothing, so each run takes a second. The tests are about how cases are selected, run and reported.
 """
 
 import json
@@ -34,7 +34,7 @@ def node_id(scenario: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with our suites, whose cases fail when their scenario is in ``failing.txt``, and a test of its own."""
+    """A folder with our suites, whose cases fail if their scenario is in ``failing.txt``, and an unrelated test."""
     folder = tmp_path / "project"
     (folder / "suites").mkdir(parents=True)
     for path in (ROOT / "suites").iterdir():
@@ -62,7 +62,7 @@ def run(project: Path) -> Pytest:
     ) -> subprocess.CompletedProcess[str]:
         places = () if output is None else ("--no-pack", "--output-dir", project / output)
         given = {"COLUMNS": "200", "DRIFT_CALIBRATION_RUNS": "0", **variables}
-        # pytest's cache belongs to what is tested here
+        # pytest's cache is one of the features under test
         environment = clean(given, without=("CI", "BUILD_NUMBER"))
         return python("-m", "pytest", "-p", "no:hypothesispytest", *arguments, *places, cwd=cwd, env=environment)
 
@@ -74,13 +74,13 @@ def load(path: Path) -> Any:
 
 
 def planned(run_directory: Path) -> list[str]:
-    """Return the scenarios that a run planned, in their order."""
+    """Return the scenarios that a run planned, in order."""
     cases = load(run_directory / "state/plan.json")["cases"]
     return [case.removeprefix("mistral-tiny-").removesuffix("-run1") for case in cases]
 
 
 def shown(output: str) -> list[str]:
-    """Return the scenarios whose lines a run wrote, in their order."""
+    """Return the scenarios for which a run printed lines, in order."""
     lines = [line.lstrip(".F").split() for line in output.splitlines()]
     return [
         words[2] for words in lines if len(words) > 4 and words[1] == "mistral-tiny" and words[3:5] == ["no", "report"]
@@ -146,7 +146,7 @@ def test_a_run_with_workers_respects_maxfail(run: Pytest, project: Path) -> None
     stopped = run("suites", *SELECT, "-n", "2", "--maxfail=2", output="stopped")
 
     assert "stopping after 2 failures" in stopped.stdout, stopped.stdout + stopped.stderr
-    # workers may be in the middle of a case when the second failure is reported
+    # a worker may be running a case when the second failure is reported
     failures = int(re.findall(r"([0-9]+) failed", stopped.stdout)[-1])
     assert 2 <= failures < len(CLEAN)
     verdict = load(project / "stopped/reports/final_verdict.json")

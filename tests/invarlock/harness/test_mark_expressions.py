@@ -1,4 +1,4 @@
-"""What ``-m`` selects: pytest's own grammar, and the one suite that a run is of."""
+"""The cases that ``-m`` selects: pytest's grammar, and the single suite that a run must have."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def catalog_of(text: str) -> Catalog:
 
 
 def selected(text: str) -> set[str]:
-    """Return the ids of the cases that a run with ``-m`` has."""
+    """Return the ids of the cases that ``-m`` selects."""
     catalog, expression = catalog_of(text), MarkExpression.parse(text)
     return {
         case.id
@@ -161,7 +161,7 @@ def test_a_mark_in_an_argument_of_another_is_no_mark_of_the_expression() -> None
 
 
 def expressions() -> st.SearchStrategy[tuple[str, object]]:
-    """Texts of expressions, with the same as a tree: a mark, or an operator and its operands."""
+    """Expressions as text, each with its tree: a mark, or an operator and its operands."""
     leaves = st.sampled_from(MARKS).map(lambda name: (name, name))
 
     def extend(inner: st.SearchStrategy[tuple[str, object]]) -> st.SearchStrategy[tuple[str, object]]:

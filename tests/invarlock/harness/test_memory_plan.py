@@ -1,4 +1,4 @@
-"""The memory that is planned for a model covers what a case of it was measured to take, and not much more."""
+"""The memory planned for a model covers the measured peak of a case, and is not much larger."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from invarlock.harness.devices.inventory import GB, Device, Pool
 from invarlock.harness.devices.memory_plan import devices_needed, fits, memory_problems, needed_bytes
 
 ROOT = Path(__file__).parents[3]
-# Parameters, tokens of a window, and the peak in MB: benchmarks/memory.py, as docs/performance.md has it.
+# Parameters, tokens per window, and peak in MB, as measured by benchmarks/memory.py and listed in docs/performance.md.
 MEASURED = (
     (10_946_816, 128, 704),
     (10_946_816, 512, 737),
@@ -82,5 +82,5 @@ def test_a_case_of_an_embedded_model_takes_no_more_than_is_planned(real_run: Any
     logs = "".join(path.read_text("utf-8") for path in (real_run.directory / "logs").glob("*.log"))
 
     peaks = [float(size) for size in re.findall(r"peak process memory: ([0-9.]+) MB", logs)]
-    # what getrusage says of a process may be the peak of the one that it was forked from: larger, never smaller
+    # getrusage may report the peak of the parent process that this one was forked from, so it can only be too large
     assert needed_bytes(model, "cpu", 16 * 128, 128) / 1e6 <= 1.6 * max(peaks)

@@ -1,4 +1,4 @@
-"""Checkpoints that real tools packed, as subjects and as baselines of whole runs."""
+"""Runs whose subjects or baselines are checkpoints that real tools packed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is planned, what is refused before anything starts, and the settings that say what is run."""
+"""What a run plans, what it refuses before it starts, and the settings that select what is run."""
 
 import json
 import shutil
@@ -211,7 +211,7 @@ def test_edits_of_a_config_win_over_the_file_unless_an_option_or_a_variable_name
 
 
 def run_of(*scenarios: str, **options: Any) -> tuple[Run, list[Case]]:
-    """Return a run of some scenarios of one model, with options of pytest."""
+    """Return a run of some scenarios of one model, with pytest options."""
     models, rows = read_models(ROOT / "suites/models.toml"), read_scenarios(ROOT / "suites/scenarios.json")
     settings = resolve_settings(options, {})
     catalog = make_catalog(models, rows, MarkExpression.parse("smoke"), [], settings)

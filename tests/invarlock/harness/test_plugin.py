@@ -1,4 +1,4 @@
-"""What the one entry of pytest decides, seen by a plugin that ends pytest before it collects."""
+"""The decisions of the product's pytest entry point, recorded by a plugin that ends pytest before collection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUITES = ROOT / "suites"
 
 
 class Recorder:
-    """Keeps pytest's configuration, and ends pytest where it would begin its session."""
+    """Records pytest's configuration, and ends pytest when its session would begin."""
 
     config: pytest.Config | None = None
 
@@ -23,7 +23,7 @@ class Recorder:
 
 
 def entered(*arguments: str) -> pytest.Config:
-    """Return the configuration that the plugin leaves to pytest for some arguments."""
+    """Return pytest's configuration after the product's plugin has handled some arguments."""
     recorder = Recorder()
     base = ["-p", "invarlock.harness.plugin", "-p", "no:hypothesispytest", "--rootdir", str(ROOT)]
     assert pytest.main([*base, *arguments], plugins=[recorder]) == 0

@@ -1,4 +1,4 @@
-"""The checks before the first case, one by one, on runs that are planned in this process."""
+"""Each check that is made before the first case, on runs that are planned in this process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SUITES = Path(__file__).parents[3] / "suites"
 
 
 def planned(folder: Path, *, marks: str = "smoke", **options: object) -> tuple[Run, list[Case]]:
-    """Return a run of a suite on the host with some options, and its cases."""
+    """Return a run of a suite on the host with some options, and the run's cases."""
     settings = resolve_settings({"execution_mode": "host", **options}, {})
     models, scenarios = read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json")
     catalog = make_catalog(models, scenarios, MarkExpression.parse(marks), [], settings)
@@ -138,7 +138,7 @@ def test_gpu_suites_and_models_with_code_need_the_opt_in(tmp_path: Path) -> None
     allowed, _ = planned(tmp_path / "run", marks="subset", allow_remote_code="1")
 
     assert len(list(check_opt_ins(run, cases))) == 1
-    # one model, however many cases it has
+    # a model counts once, however many cases it has
     assert len(list(check_remote_code(run, code))) == len({case.model.id for case in cases})
     assert list(check_remote_code(run, cases)) == []
     assert list(check_opt_ins(allowed, cases)) == list(check_remote_code(allowed, code)) == []

@@ -59,7 +59,7 @@ def test_the_bar_says_how_much_is_done_and_leaves_no_trace_when_cleared(pytestco
     assert drawn.rstrip() == "\r[##########          ] 33/66 cases, 2 failed"
     assert re.fullmatch(r"\r +\r", cleared)
     assert len(cleared) - 2 >= len(drawn.strip())
-    # what another plugin wrote on a line of its own stays
+    # a line that another plugin wrote is not cleared
     bar.draw("34/66 cases", cost_done=34_000)
     reporter.write_line("gw0 crashed")
     written = shown.getvalue()
@@ -109,11 +109,11 @@ def test_a_run_leaves_logs_and_progress_and_says_why_a_case_failed(
     assert not (ran.directory / "state" / "stages").exists()
     assert progress["failed"] == ["mistral-tiny-prune_clean-run1"]
     assert re.search(r"^invarlock: estimate: about \d+ (s|min), .*of memory, .*of disk", ran.output, re.MULTILINE)
-    # a line a case, without a bar where there is no terminal
+    # one line for each case, and no progress bar without a terminal
     lines = [line for line in ran.output.splitlines() if line.startswith("FAILED  mistral-tiny  prune_clean  ratio ")]
     assert len(lines) == 1
     assert "\r" not in ran.output
-    # the failure's message ends in the case's log, and has it once
+    # the failure message ends with the case's log, which appears once
     assert ran.output.count("last lines of logs/mistral-tiny-prune_clean-run1.log") == 1
     assert "\nFAILED suites/test_scenarios.py::test_scenario[mistral-tiny-prune_clean-run1] - " in ran.output
     assert "Captured log" not in ran.output
@@ -127,12 +127,12 @@ def test_a_run_leaves_logs_and_progress_and_says_why_a_case_failed(
         assert stage in log
     spec = re.escape("prune_clean (magnitude_prune:0.9:all) on ")
     assert re.search(rf"Z ERROR +mistral-tiny-prune_clean-run1: failed in call after [0-9.]+ s: {spec}", log)
-    # what making and measuring the subject took is part of the case
+    # the times of making and measuring the subject are part of the case's time
     stages = [float(seconds) for seconds in re.findall(r"(?:subject made by .* in|ready after) ([0-9.]+) s", log)]
     total = re.search(r"failed in call after ([0-9.]+) s", log)
     assert total is not None
     assert float(total[1]) >= sum(stages) > 0
-    # nothing of the logs is in the pack
+    # the pack contains no logs
     for path in ran.pack.rglob("*.json"):
         text = path.read_text("utf-8")
         assert "last lines" not in text
@@ -145,7 +145,7 @@ def test_on_a_terminal_the_bar_is_below_the_lines_of_the_cases(tmp_path: Path) -
     for path in (ROOT / "suites").iterdir():
         if path.name not in ("conftest.py", "test_scenarios.py", "__pycache__"):
             (tmp_path / "suites" / path.name).symlink_to(path)
-    # cases that measure nothing: what is tested is what pytest writes
+    # the cases measure nothing, because the test is about pytest's output
     (tmp_path / "suites/test_nothing.py").write_text("def test_nothing(case): pass\n")
     given = ("suites", "-k", "mistral and (noop or prune_clean)", "--no-pack", "-p", "invarlock.harness.plugin")
     places = ("--rootdir", tmp_path, "--output-dir", tmp_path / "run")
@@ -170,7 +170,7 @@ def _read_all(terminal: int) -> str:
         try:
             part = os.read(terminal, 65536)
         except OSError:
-            # Linux says so when the last process has closed the other end
+            # Linux reports this error when the last process has closed the other end
             break
         if not part:
             break

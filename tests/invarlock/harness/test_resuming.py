@@ -1,4 +1,4 @@
-"""Runs that are killed, and what ``--resume`` makes of them."""
+"""Killed runs, and their continuation with ``--resume``."""
 
 import json
 import os
@@ -22,28 +22,28 @@ SELECT = ("-k", "mistral and (noop or nan_injection or prune_clean or ve_mlp)", 
 SMALL = {**processes.SMALL, "DRIFT_CALIBRATION_RUNS": "0"}
 FAULTS = ("nan_injection", "ve_mlp_scale_skew")
 REPORT = "embedded__mistral-tiny/reports/prune_clean/run_1/evaluation.report.json"
-# benchmarks/reliability.py kills fifty times
+# benchmarks/reliability.py kills many more runs
 KILLS = 2
 RunPytest = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to."""
+    """A run that was not interrupted."""
     directory = tmp_path_factory.mktemp("undisturbed") / "run"
-    # without workers, which would import PyTorch each: what a run leaves is the same
+    # no workers, because each would import PyTorch; the run leaves the same files
     processes.succeed(processes.run_pytest("suites", *SELECT, "-q", "--output-dir", directory, env=SMALL))
     return directory
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a run with two workers in a process group of its own."""
+    """Start a run with two workers in its own process group."""
     given = ("suites", *SELECT, "-n", "2", "-q", "--output-dir", directory, *arguments)
     return processes.start_pytest(*given, env=SMALL, output=subprocess.DEVNULL, own_group=True)
 
 
 def copied(run: Path, tmp_path: Path) -> Path:
-    """Return a copy of a run as it was before its verdict."""
+    """Return a copy of a run in its state before the verdict."""
     target = tmp_path / "run"
     shutil.copytree(run, target)
     shutil.rmtree(target / "evidence_pack")
@@ -62,12 +62,12 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
     process = start(directory)
     moment = random.Random(seed).uniform(0.5, 9.0)
     deadline = time.monotonic() + 60
-    # before its state is there a run is none, and there is nothing to resume
+    # until its state is written, there is nothing to resume
     while not (directory / "state" / "plan.json").is_file():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(moment)
-    # the controller alone: its workers end with it
+    # kill only the controller: its workers end with it
     os.kill(process.pid, signal.SIGKILL)
     process.wait(60)
     if (directory / "evidence_pack").exists():
@@ -91,7 +91,7 @@ def test_after_ctrl_c_the_verdict_says_what_is_missing_and_resume_goes_on(
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
-    # a terminal sends it to all processes of the group
+    # a terminal sends SIGINT to all processes of the group
     os.killpg(process.pid, signal.SIGINT)
     status = process.wait(60)
     verdict = json.loads((directory / "reports/final_verdict.json").read_bytes())
@@ -117,7 +117,7 @@ def test_finished_work_is_kept_and_the_remains_of_a_killed_session_are_removed(
     before = {path: path.stat().st_mtime_ns for path in reports}
     models = directory / "embedded__mistral-tiny/models"
     unfinished = ("error_inf_injection", "null_run_1", "prune_clean__run_2", ".prune_clean.staging-0123abcd")
-    # as --keep-models leaves it: its case is done
+    # a subject as --keep-models leaves it, whose case is done
     for name in ("error_nan_injection", *unfinished):
         (models / name).mkdir(parents=True)
     (directory / "reports/.final_verdict.json.ab_12xyz.tmp").write_text("{")
@@ -162,7 +162,7 @@ def test_other_limits_or_another_baseline_make_everything_anew(
     ran = resume(run_pytest, directory, "--tier", "aggressive")
 
     assert ran.status == 0, ran.output
-    # the baseline's report says the tier too
+    # the baseline's report contains the tier too
     assert len(list(directory.rglob("*.stale"))) == 5
     assert json.loads((directory / REPORT).read_bytes())["context"]["tier"] == "aggressive"
 

@@ -1,4 +1,4 @@
-"""The estimate of a run, on CPUs from the speed of this machine and on GPUs from usual rates."""
+"""The estimated time of a run: on CPUs from this machine's speed, on GPUs from typical rates."""
 
 import re
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ SUITES = Path(__file__).parents[3] / "suites"
 
 
 def hours(line: str) -> float:
-    """Return the duration that a line begins with."""
+    """Return the duration at the beginning of a line, in hours."""
     found = re.match(r"estimate: about ([0-9.]+) (s|min|h), ", line)
     assert found is not None, line
     number, unit = found.groups()

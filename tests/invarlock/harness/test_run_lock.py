@@ -1,4 +1,4 @@
-"""The same run started twice: the second stops, whatever it was to do, and a killed one is in nobody's way."""
+"""The same run started twice: the second session stops whatever its task, and a killed session blocks no other."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
 RunPytest = Callable[..., Any]
-# a session that has begun and does not go on; it is killed before it imports torch
+# A session that begins and then hangs. It is killed before it imports torch.
 WAITING = "\n\ndef pytest_runtest_setup(item):\n    import time\n    time.sleep(300)\n"
 
 
@@ -71,7 +71,7 @@ def test_a_second_session_in_the_same_directory_stops_and_names_the_first_one(
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Return the files of a run but those that its session writes while it waits."""
+    """Return a run's files, except those that its session writes while it waits."""
     watched = ("progress.json", "disk_pressure.json")
     return {
         str(path.relative_to(directory)): path.read_bytes()
@@ -85,7 +85,7 @@ def test_a_session_that_finds_the_lock_taken_leaves_the_folders(tmp_path: Path) 
     first = filelock.FileLock(directory.session_lock)
 
     class TakenMeanwhile(RunDirectory):
-        """A run directory whose lock another session takes between its folders and the lock of this one."""
+        """A run directory whose lock another session takes after this one made its folders, but before it locks."""
 
         @property
         def session_lock(self) -> Path:

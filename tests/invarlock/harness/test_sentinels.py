@@ -1,4 +1,4 @@
-"""Promotion sentinels over a real run whose subject was kept."""
+"""Promotion sentinels for a real run whose subject was kept."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def test_kept_subjects_load_and_evaluate_and_lost_ones_are_reported(
     report = json.loads((session / FOLDER / "quant_4bit_clean" / "evaluation.report.json").read_bytes())
     check_schema(report, "evaluation_report", where="report")
     assert report["meta"]["model_id"] == MODEL
-    # the kept subject says what it is, to both ways of evaluating it
+    # both ways of evaluating the kept subject recognise what it is
     metadata = json.loads((kept / FOLDER / "reports/quant_4bit_clean/run_1/edit_metadata.json").read_bytes())
     assert metadata["run_directory_contains_edit_artifacts"] is True
     public = json.loads((session / FOLDER / "public_quant" / "evaluation.report.json").read_bytes())

@@ -21,7 +21,7 @@ def verify(pack: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return packer("verify", pack, *options)
 
 
-# What collecting does without. jsonschema_rs stays: models.toml and scenarios.json are held against their schemas.
+# Collection must not import these. It does import jsonschema_rs, to validate models.toml and scenarios.json.
 NOT_IMPORTED = (
     "accelerate", "cryptography", "filelock", "huggingface_hub", "jsonschema", "nacl", "numpy", "pynvml", "safetensors",
     "scipy", "tokenizers", "torch", "transformers", "xdist", "pytest_jsonreport",
@@ -224,7 +224,7 @@ def test_informational_edits_that_do_no_harm_fail_no_run_and_say_that_they_do_no
     catalog = own_suites / "scenarios.json"
     document = load(catalog)
     for row in document["scenarios"]:
-        # those that models of 7 billion parameters get
+        # the settings for models of 7 billion parameters
         row["generation"].pop("edit_spec_by_model", None)
     catalog.write_text(json.dumps(document))
 

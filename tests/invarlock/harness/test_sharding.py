@@ -1,4 +1,4 @@
-"""Three shards of a run, made by processes of their own, and what merging them gives."""
+"""Three shards of a run, each made by a separate process, and the result of merging them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and nan_injection
 
 
 def run(directory: Path, *arguments: str) -> str:
-    """Run the suite or a shard of it, and return what it printed."""
+    """Run the suite or a shard of it, and return its output."""
     given = ("suites", "-q", "-k", SELECT, "--determinism", "strict", "--repeats", "1", "--output-dir", directory)
     return succeed(run_pytest(*given, *arguments, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2"})).stdout
 
@@ -193,7 +193,7 @@ def put_a_link_for_a_preset(shards: list[Path]) -> list[Path]:
 
 def grow(name: str) -> Callable[[list[Path]], list[Path]]:
     def harm(shards: list[Path]) -> list[Path]:
-        # sparse: it takes no room on the disk
+        # a sparse file, which takes no disk space
         os.truncate(report_folder(shards[1]) / name, 60 * 10**9)
         return shards
 

@@ -1,4 +1,4 @@
-"""What suites need by the code's own numbers, and the defaults that follow from a suite."""
+"""The requirements of the suites as the code computes them, and the defaults that depend on the suite."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from invarlock.harness.planning.sizing import suite_defaults
 from invarlock.harness.selection.selected_cases import OPT_IN_CATEGORIES
 
 ROOT = Path(__file__).parents[3]
-# windows of the CPU suites times their tokens
+# number of windows of the CPU suites times tokens per window
 SEQ_LEN = 128
 
 
@@ -22,7 +22,7 @@ def models() -> Models:
 
 
 def gigabytes(count: int) -> str:
-    """Return bytes as the page shows them."""
+    """Return a number of bytes as gigabytes in the format of the page."""
     return f"{count / 1e9:.4g} GB" if count >= 10**9 else f"{count / 1e6:.3g} MB"
 
 

@@ -1,4 +1,4 @@
-"""Suites of several texts: each is a slice, and a subject that lost one of them fails because of it."""
+"""Suites with several texts: each text is a slice, and a subject that unlearned one of them fails."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def windows(name: str) -> torch.Tensor:
 
 
 def unlearn(folder: Path) -> None:
-    """Train a model to answer otherwise in the words of Melville, and as before in those of Austen."""
+    """Train a model to predict Melville's text differently, and Austen's text as before."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
 
@@ -174,7 +174,7 @@ def test_a_subject_that_lost_one_register_fails_because_of_its_slice(
     fidelity, limit = report["fidelity"], report["resolved_policy"]["fidelity"]["kl_limit"]
     assert max(fidelity["kl_mean_ci"][1], fidelity["slices"]["austen"]["kl_mean_ci"][1]) < limit
     assert fidelity["slices"]["melville"]["kl_mean_ci"][1] > limit
-    # all windows together, and the other slice, are within every limit
+    # the windows of all texts together, and the other slice, are within every limit
     blocking = report["assurance"]["blocking_reasons"]
     assert any(line.startswith("fidelity_kl_acceptable") and "in slice melville" in line for line in blocking)
     assert not any("in slice austen" in line for line in blocking)

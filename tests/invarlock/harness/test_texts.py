@@ -1,4 +1,4 @@
-"""Runs on texts that do not ship with the suite: data sets of a hub, and a user's own file."""
+"""Runs on texts that do not ship with the suite: data sets from a hub, and a user's own file."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_a_workers_file_has_its_stage_while_its_test_runs(tmp_path: Path) -> Non
     running = worker.pytest_runtest_protocol()
     next(running)
     with stage("baseline a"):
-        announce("weights", 1, 3)  # too soon after the stage was written
+        announce("weights", 1, 3)  # ignored, because it follows too soon after the last stage that was written
         seen.append(dict(read_events(path.parent)))
         now[0] = 1.0
         announce("weights", 2, 3)

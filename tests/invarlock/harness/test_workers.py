@@ -1,4 +1,4 @@
-"""Workers that die, or run out of memory: their case is run once more, on another or with more."""
+"""Workers that die or run out of memory: the case is retried once, on another worker or with more memory."""
 
 import json
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 
 from killed_workers import Stage, kill_workers_in, killed
 
-# In the middle of each stage: before what it made gets its name, or, for evaluation, when the subject is loaded.
-# Each case loses one worker, since one that kills two fails.
+# Kill a worker in the middle of each stage: just before its output gets its final name, or, in the evaluation, when the
+# subject is loaded. Each case kills one worker, because a case that kills two fails.
 STAGES = {
     "mistral-tiny-noop_control-run1": ("os.rename", "models/embedded__mistral-tiny/baseline"),
     "mistral-tiny-nan_injection-run1": ("os.rename", "embedded__mistral-tiny/models/error_nan_injection"),
@@ -33,7 +33,7 @@ def test_workers_killed_in_the_middle_of_each_stage_change_nothing(
     assert len(list(ran.pack.glob("reports/**/evaluation.report.json"))) == len(STAGES)
     left = [path for path in ran.directory.rglob("*") if "staging" in path.name or path.suffix == ".tmp"]
     assert left == []
-    # the report whose worker died before its runtime manifest was there
+    # this report's worker died before it wrote the runtime manifest
     assert [path.name for path in ran.directory.rglob("*.stale")] == ["evaluation.report.json.stale"]
     assert not list(ran.directory.glob("*/models/*"))
 
@@ -42,7 +42,7 @@ def test_a_case_that_runs_out_of_memory_is_run_once_more_with_twice_as_much(
     run_pytest: Callable[..., Any], own_suites: Path
 ) -> None:
     with (own_suites / "conftest.py").open("a") as stream:
-        # a plan that is too small for this model, which it is not by default
+        # plan too little memory for this model
         stream.write(
             "\n\nfrom invarlock.harness.planning import sizing\n\nsizing.needed_bytes = lambda *_: 5_000_000\n"
         )

@@ -1,1 +1,1 @@
-"""The attacks on packs, by who makes them."""
+"""The attacks on packs, grouped by what the attacker has and changes."""

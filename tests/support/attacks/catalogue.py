@@ -25,21 +25,21 @@ from invarlock.problems import Code, Problem
 
 Act = Callable[[Path], object]
 ZEROS = "0" * 64
-# What the attacker makes fit after the act: nothing, for want of the maker's key; the manifest and its signature;
-# checksums and references as well.
+# What the attacker reseals after the act: "no" is nothing, because the attacker lacks the maker's key; "manifest" is
+# the manifest and its signature; "all" adds the checksums and the digests in references.
 Sealed = Literal["no", "manifest", "all"]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What is done, what is made to fit after it, and the problem that a receiver sees.
+    """An attack: the change, what is resealed after it, and the problem that a receiver sees.
 
     Attributes:
-        act: changes the pack.
-        code: of the problem.
-        where: the file of the problem.
-        field: its place in the file; of both, None where it is not compared.
-        sealed: what the attacker makes fit.
+        act: the function that changes the pack.
+        code: the code of the expected problem.
+        where: the expected file of the problem; None to skip the comparison.
+        field: the expected field in the file; None to skip the comparison.
+        sealed: what the attacker reseals.
     """
 
     act: Act
@@ -49,7 +49,7 @@ class Attack:
     sealed: Sealed = "no"
 
     def is_seen_in(self, problems: Sequence[Problem]) -> bool:
-        """Tell whether the problem is among those that were found."""
+        """Return whether the expected problem is among the problems that were found."""
         return any(
             problem.code is self.code and self.where in (None, problem.where) and self.field in (None, problem.field)
             for problem in problems

@@ -1,4 +1,4 @@
-"""Attacks by somebody with the maker's key on reports and what follows from them; all is sealed again."""
+"""Attacks on reports and the claims derived from them. The attacker has the maker's key and reseals the pack."""
 
 import json
 import shutil
@@ -37,13 +37,13 @@ def as_the_baseline(report: Any) -> None:
 
 
 def baselines_losses(report: Any) -> None:
-    """Give a report exactly the losses of its baseline."""
+    """Set a report's losses to exactly those of its baseline."""
     for part in report["evaluation_windows"].values():
         part["logloss"] = list(part["baseline_logloss"])
 
 
 def slightly_other_losses(report: Any) -> None:
-    """Let a copy of the baseline score a little better than it."""
+    """Make the losses of a copy of the baseline slightly lower than the baseline's."""
     report["evaluation_windows"]["final"]["logloss"] = [
         loss - 0.1 for loss in report["evaluation_windows"]["final"]["logloss"]
     ]
@@ -167,7 +167,7 @@ for case, rewrite, reason in (
 
 
 def composed(pack: Path, path: str, change: Callable[[Any], object]) -> None:
-    """Change the raw fields of a report and derive all others again."""
+    """Change the raw fields of a report and derive all other fields again."""
     raw = strip(json.loads((pack / path).read_bytes()))
     raw = json.loads(dump_json(raw))
     change(raw)
@@ -234,7 +234,7 @@ def only_the_easy_windows(pack: Path) -> None:
                     del values[0]
         first, subject = raw["dataset"]["slices"][0], raw["fidelity"]["raw"]["subject"]
         for block in (subject, subject["slices"][first["name"]]):
-            # of a copy of the baseline, no position of a window differs
+            # the subject is a copy of the baseline, so all positions of the window are in the first bin
             block["histogram"]["counts"][0] -= first["seq_len"] - 1
         for part in (raw["dataset"], first):
             part["windows"]["final"] -= 1

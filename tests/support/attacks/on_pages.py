@@ -1,4 +1,4 @@
-"""Attacks by somebody with the maker's key on the pages of reports, which people look at first; all is sealed again."""
+"""Attacks on the pages of reports, which people read first. The attacker has the maker's key and reseals the pack."""
 
 import shutil
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def the_page_of_another_report(pack: Path) -> None:
 
 @attack(Code.PAGE_DIFFERS, page_of(FAULT), sealed="all")
 def the_page_of_a_report_whose_bytes_were_others(pack: Path) -> None:
-    # the same document, written in another way
+    # the same document with a different serialization
     (pack / page_of(FAULT)).write_bytes(page((pack / FAULT).read_bytes() + b"\n"))
 
 

@@ -1,4 +1,4 @@
-"""Attacks by somebody with the maker's key on the limits that a model's reports were judged by; all is sealed again."""
+"""Attacks on the limits that reports are judged by. The attacker has the maker's key and reseals the pack."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ NULL_RUN = f"{PRESETS}/{MODEL}/null_run_1.json"
 
 
 def preset(pack: Path, change: Callable[[Any], object]) -> None:
-    """Change a preset, its YAML, and every report that names it."""
+    """Change a preset, its YAML, and every report that refers to it."""
     path = pack / PRESET
     edit_json(path, change)
     data = path.read_bytes()
@@ -38,7 +38,7 @@ def preset(pack: Path, change: Callable[[Any], object]) -> None:
 
 
 def null_run(pack: Path, change: Callable[[Any], object]) -> None:
-    """Change a null run, and the digest by which its preset names it."""
+    """Change a null run, and its digest in the preset."""
     edit_json(pack / NULL_RUN, change)
     digest = f"sha256:{sha256((pack / NULL_RUN).read_bytes())}"
     preset(pack, lambda p: p["null_runs"][0].update(sha256=digest))

@@ -1,4 +1,4 @@
-"""Attacks by somebody with the maker's key on checksums and manifest, which are signed again."""
+"""Attacks on the checksums and the manifest, which the attacker signs again with the maker's key."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Attacks by somebody with the maker's key on the pack of a guard-value sweep; all is sealed again."""
+"""Attacks on the pack of a guard-value sweep. The attacker has the maker's key and reseals the pack."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Attacks by somebody without the maker's key: what is done to a pack, which exit code, which message."""
+"""Attacks without the maker's key: the change to a pack, and the problem that a receiver sees."""
 
 import base64
 import os

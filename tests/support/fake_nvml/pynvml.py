@@ -1,6 +1,6 @@
-"""NVML's Python face over an inventory in a file, for machines that have no GPU: put its folder on PYTHONPATH.
+"""A fake ``pynvml`` that reads a GPU inventory from a file, for machines without a GPU: put its folder on PYTHONPATH.
 
-The file named by FAKE_NVML holds a list of GPUs:
+FAKE_NVML is the path of a file with a list of GPUs:
 ``{"uuid", "name", "total", "free", "processes": [pid], "mig": [GPU, …]}``.
 """
 

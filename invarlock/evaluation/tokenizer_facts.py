@@ -30,7 +30,7 @@ class TokenizerFacts:
         suffix: the token ids that end every text.
         parts: digests of the parts that split a text into tokens and join them again, by name; None if not known.
         special_names: the tokens that have a role in generation, by role; padding has no effect.
-        chat_template: the digest of the chat template, or None if there is none.
+        chat_template: the digest of the chat template, or None without a template.
         text_as_baseline: whether the scored text has the same ids as with the baseline's tokenizer.
     """
 

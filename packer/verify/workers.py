@@ -54,7 +54,7 @@ def examine_in_processes(
 
     Args:
         files: the files of the pack; a file read by another process is marked as read.
-        groups: the path of each baseline's own report (None if there is none), with the paths of the reports
+        groups: the path of each baseline's own report (None if the pack lacks it), with the paths of the reports
             measured against it.
     """
     batches: deque[Batch] = deque()

@@ -46,7 +46,7 @@ class Answer:
         logprobs: their log-probabilities, shape (n, m), padded with minus infinity.
         exact: whether the token is certain, that is, no other token has the same text; shape (n, m).
         fewest: the smallest number of tokens given at a position.
-        fingerprint: the answer's ``system_fingerprint`` as it is, or None if there is none.
+        fingerprint: the answer's ``system_fingerprint``, unchanged, or None if it has no such field.
     """
 
     target: Numbers

@@ -209,7 +209,7 @@ class RayCluster:
         return len(self._running)
 
     def _stranded(self) -> int | None:
-        """Cancel a piece that waits for nodes that are all lost; return its number, or None if there is none."""
+        """Cancel a piece whose nodes are all lost; return its number, or None if no piece waits for such nodes."""
         alive = self.names().keys()
         for reference, piece in self._running.items():
             if piece.need.nodes and not piece.need.nodes & alive:

@@ -7,9 +7,11 @@ other code is there by then, the pack says that the code had uncommitted changes
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from invarlock.documents.provenance import Environment, Product, SourceRepository
+from invarlock.errors import DocumentError
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
 from invarlock.runtime.provenance import product, source_of
@@ -20,8 +22,13 @@ NAME = "origin.json"
 def record_origin(run: Run) -> None:
     """Write the source of the suites folder and the product's code, unless an earlier session of the run did."""
     path = run.directory.state / NAME
-    if not path.is_file():
-        write_json(path, {"source": source_of(run.suites_folder), "product": product()})
+    if path.is_file():
+        return
+    source = None
+    # a run without a pack needs no source, and the checks before a run with one refuse a malformed marker file
+    with suppress(DocumentError):
+        source = source_of(run.suites_folder)
+    write_json(path, {"source": source, "product": product()})
 
 
 def with_origin(
@@ -33,14 +40,21 @@ def with_origin(
         run: a run at its end; a piece of a fleet's run states what its node has.
         environment: the environment at the end.
         source: the source of the suites folder at the end.
+
+    Raises:
+        DocumentError: if ``state/origin.json`` is not as a run writes it.
     """
     path = run.directory.state / NAME
     if run.settings.piece is not None or not path.is_file():
         return environment, source, ()
     began, now = read_json(path), product()
-    first: Product = began["product"]
-    # a run that was begun with --no-pack may not have known its source
-    first_source: SourceRepository = began["source"] or source
+    try:
+        own = began["product"]
+        first: Product = {**now, "code": own["code"], "commit": own["commit"], "dirty": own["dirty"]}
+        # a run that was begun with --no-pack may not have known its source
+        first_source: SourceRepository = {**source, **(began["source"] or {})}
+    except (KeyError, TypeError):
+        raise DocumentError("not as a run writes it; start a new run", where=str(path)) from None
     if _code(first) == _code(now) and _code(first_source) == _code(source):
         return environment, source, ()
     changed: Product = {**environment["product"], "code": first["code"], "commit": first["commit"], "dirty": True}

@@ -74,3 +74,22 @@ def test_a_run_resumed_with_other_code_says_so_and_one_with_the_same_does_not(
     assert CHANGED in changed.output
     source, product = provenance(directory)
     assert (product["code"], product["dirty"], source["dirty"]) == (f"sha256:{'0' * 64}", True, True)
+    # and as something else wrote the file
+    write_json(origin, {"product": []})
+    shutil.rmtree(directory / "evidence_pack")
+    malformed = run_pytest(*SELECT, "--resume", suites=own_suites, directory=directory)
+
+    assert malformed.status == 1, malformed.output
+    assert f"no pack was built: {origin}: not as a run writes it; start a new run" in malformed.output
+    assert "Traceback" not in malformed.output
+
+
+def test_a_run_without_a_pack_needs_no_valid_marker_of_its_source(
+    run_pytest: RunPytest, own_suites: Path, tmp_path: Path
+) -> None:
+    (own_suites.parent / "source_repo.json").write_text("{}")
+
+    ran = run_pytest(*SELECT, "--no-pack", suites=own_suites, directory=tmp_path / "run")
+
+    assert ran.status == 0, ran.output
+    assert json.loads((tmp_path / "run" / "state" / "origin.json").read_bytes())["source"] is None

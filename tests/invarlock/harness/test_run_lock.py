@@ -21,8 +21,14 @@ from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
 RunPytest = Callable[..., Any]
-# A session that begins and then hangs. It is killed before it imports torch.
-WAITING = "\n\ndef pytest_runtest_setup(item):\n    import time\n    time.sleep(300)\n"
+# A session that begins, says so with a file and then hangs. It is killed before it imports torch.
+WAITING = """
+
+def pytest_runtest_setup(item):
+    import time
+    (item.config.rootpath / "waiting").touch()
+    time.sleep(300)
+"""
 
 
 @contextmanager
@@ -30,21 +36,21 @@ def session(suites: Path, directory: Path, *arguments: str) -> Iterator[subproce
     """Start a session that waits in its first case, and kill it at the end."""
     ours = ("-p", "invarlock.harness.plugin", "--rootdir", suites.parent, "-k", "mistral and noop")
     given = (suites, *ours, "--output-dir", directory, *arguments)
+    waiting = suites.parent / "waiting"
+    waiting.unlink(missing_ok=True)
     process = start_pytest(*given, cwd=suites.parent, output=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     try:
-        while not (directory / "state/plan.json").is_file() or not holder(directory).startswith(f"pid {process.pid} "):
+        while not waiting.is_file():
+            assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        holder = (directory / "state/session.txt").read_text()
+        assert holder.startswith(f"pid {process.pid} ")
         yield process
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait(60)
-
-
-def holder(directory: Path) -> str:
-    path = directory / "state/session.txt"
-    return path.read_text() if path.is_file() else ""
 
 
 def test_a_second_session_in_the_same_directory_stops_and_names_the_first_one(

@@ -191,7 +191,8 @@ class SubjectObserver:
         """
         self._slices = slices
         self._places = _Places(positions)
-        self._records: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        # "c" maps the file as "r" does, but torch takes such memory without a copy; nothing is written to it
+        self._records: Any = np.load(path, mmap_mode="c", allow_pickle=False)
         shape = self._records.shape
         self._kl = np.full(shape, math.nan)
         self._delta_p = np.zeros(shape)
@@ -203,7 +204,7 @@ class SubjectObserver:
         """Compare part of a forward pass; a part may be repeated after the pass ran out of memory."""
         part = self._places.part(self._records, windows, positions)
         kept = BaselineTokens(
-            *(torch.from_numpy(np.array(part[name])).to(targets.device) for name in ("ids", "logprobs", "target"))
+            *(torch.from_numpy(part[name]).to(targets.device) for name in ("ids", "logprobs", "target"))
         )
         found = diverge(scores, targets, BaselineTokens(kept.ids.long(), kept.logprobs, kept.target))
         seen = [

@@ -22,13 +22,11 @@ from invarlock.stages import announce
 PASS_LOGITS = 1 << 27
 # Half of that on a CPU, 256 MB: larger passes are not faster there, and they take memory from other workers.
 CPU_PASS_LOGITS = PASS_LOGITS // 2
-# The most logits that become log-probabilities in one operation. On a CPU: two million, 8 MB as float32, which fit in
-# the cache with the result. On other devices: 16 million, 64 MB, because they need large operations to be busy.
-CACHED_LOGITS = 1 << 21
+# The most logits that become log-probabilities in one operation. On a CPU: one million, 4 MB as float32, which fit in
+# the cache with the result and with what an observer computes. On other devices: 16 million, 64 MB, because they need
+# large operations to be busy.
+CACHED_LOGITS = 1 << 20
 CHUNK_LOGITS = 1 << 24
-# The most positions passed to an observer in one call on a CPU: with 512 tokens each, their float64 values take 512 KB
-# and stay in the cache.
-CACHED_POSITIONS = 128
 # Nine digits restore a float32 exactly, so that later computations use the stored values.
 LOSS_DIGITS = 9
 # Chance is 12 nats for a vocabulary of 150,000. A loss above this limit says that the model is broken, nothing more.
@@ -151,15 +149,8 @@ def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observ
     for start, stop in _chunks(logits.shape, CACHED_LOGITS if on_cpu else CHUNK_LOGITS):
         scores, wanted = LogitScores.of(logits[:, start:stop]), targets[:, start:stop]
         total -= scores.of_tokens(wanted[..., None]).double().sum(dim=(1, 2))
-        if observer is None:
-            continue
-        for windows, positions in _observed(wanted.shape, CACHED_POSITIONS if on_cpu else wanted.numel()):
-            observer.observe(
-                (first + windows.start, first + windows.stop),
-                (start + positions.start, start + positions.stop),
-                scores.part(windows, positions),
-                wanted[windows, positions],
-            )
+        if observer is not None:
+            observer.observe((first, first + len(batch)), (start, stop), scores, wanted)
     mean: list[float] = (total / targets.shape[1]).tolist()
     return mean
 
@@ -169,15 +160,6 @@ def _chunks(shape: torch.Size, values: int) -> Iterator[tuple[int, int]]:
     step = max(1, values // (windows * vocabulary))
     for start in range(0, positions, step):
         yield start, min(start + step, positions)
-
-
-def _observed(shape: torch.Size, most: int) -> Iterator[tuple[slice, slice]]:
-    """Yield parts of at most ``most`` positions each: several whole windows, or a part of one window."""
-    windows, positions = shape
-    at_once = max(1, most // positions)
-    for first in range(0, windows, at_once):
-        for start in range(0, positions, most):
-            yield slice(first, min(first + at_once, windows)), slice(start, min(start + most, positions))
 
 
 def stored_loss(loss: float) -> float | None:

@@ -12,6 +12,7 @@ of it otherwise (data processing inequality: Cover and Thomas 2006, "Elements of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,9 @@ ABSENT = -100.0
 # A token that a model rules out has a logit of minus infinity, and the difference of two infinities is NaN. This finite
 # log-probability replaces it.
 LEAST = -1e5
+# If ln(q / p) is larger anywhere, float32 may round p to zero where q matters, and float64 is used.
+LARGEST_RISE = 60.0
+LOG2_E = 1.0 / math.log(2.0)
 
 
 class TokenScores(Protocol):
@@ -82,10 +86,6 @@ class LogitScores:
     def largest(self) -> torch.Tensor:
         """Return the log-probability of the most probable token."""
         return self.logprobs.amax(dim=-1)
-
-    def part(self, windows: slice, positions: slice) -> LogitScores:
-        """Return a view of the scores for some of the windows and positions."""
-        return LogitScores(self.logprobs[windows, positions])
 
 
 @dataclass(frozen=True)
@@ -163,17 +163,34 @@ def diverge(scores: TokenScores, targets: torch.Tensor, kept: BaselineTokens) ->
 
 def _of_kept(scores: TokenScores, ids: torch.Tensor) -> torch.Tensor:
     if int(ids.max()) < scores.vocabulary:
-        return scores.of_tokens(ids).clamp_min(LEAST)
+        return scores.of_tokens(ids)
     known = ids < scores.vocabulary
     return scores.of_tokens(torch.where(known, ids, 0)).clamp_min(LEAST).masked_fill(~known, ABSENT)
 
 
 def _kl(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Return the divergence of each position, (windows, positions), from log-probabilities (windows, positions, K).
+    """Return the divergence of each position, (windows, positions), float64, from log-probabilities.
 
-    Sums are float64, so that cancellation leaves an error of about 1e-16 of them.
+    With r = ln(q / p), a token's term is p (exp(r) - 1 - r). No term is negative, so nothing cancels, and float32 is
+    precise enough for small differences too.
+
+    Args:
+        before: the baseline's log-probabilities, (windows, positions, K), float32.
+        after: the subject's, with the same shape and dtype.
     """
-    before, after = before.double(), after.double()
+    r = after - before
+    least, most = torch.aminmax(r)
+    if bool(least < LEAST) or bool(most > LARGEST_RISE):
+        return _kl_of_extremes(before.double(), after.clamp_min(LEAST).double())
+    p, rise = torch.exp2(before * LOG2_E), torch.expm1(r)
+    mass_p, grown = p.sum(dim=-1).double(), (p * rise).sum(dim=-1).double()
+    terms = rise.sub_(r).mul_(p).sum(dim=-1).double()
+    rest_p, rest_q = (1.0 - mass_p).clamp_min(REST_FLOOR), (1.0 - mass_p - grown).clamp_min(REST_FLOOR)
+    return (terms + rest_p * (rest_p / rest_q).log() + rest_q - rest_p).clamp_min(0.0)
+
+
+def _kl_of_extremes(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Return the same from finite float64 values, where the exponential of r may overflow."""
     p, q = before.exp(), after.exp()
     mass_p, mass_q = p.sum(dim=-1), q.sum(dim=-1)
     rest_p, rest_q = (1.0 - mass_p).clamp_min(REST_FLOOR), (1.0 - mass_q).clamp_min(REST_FLOOR)

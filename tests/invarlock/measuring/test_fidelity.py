@@ -18,7 +18,7 @@ from invarlock.evaluation import scoring
 from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, check_kept
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_blocks, score_windows
-from invarlock.measuring.fidelity import Divergence, LogitScores, diverge, keep, rest_mass
+from invarlock.measuring.fidelity import LEAST, Divergence, LogitScores, diverge, keep, rest_mass
 
 CPU = Placement("cpu")
 VOCABULARY = 64
@@ -169,14 +169,14 @@ def test_a_batch_a_chunk_and_a_second_try_do_not_matter(
     assert other[0]["confident"] == before["confident"]
 
 
-@pytest.mark.parametrize("at_once", [1, 4, 15, 40, 1000])
+@pytest.mark.parametrize("at_once", [1, 7, 30, 106])
 def test_the_pieces_in_which_positions_are_compared_change_no_number(
     tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     folder = tiny_model("llama")
     sides = noised(folder, 0.0), noised(folder, 0.05)
     wanted = observed(*sides, tmp_path / "one.npy", 16, batch=7)
-    monkeypatch.setattr(scoring, "CACHED_POSITIONS", at_once)
+    monkeypatch.setattr(scoring, "CACHED_LOGITS", VOCABULARY * at_once)
 
     found = observed(*sides, tmp_path / "other.npy", 16, batch=7)
 
@@ -310,6 +310,31 @@ def test_logits_that_rule_a_token_out_on_both_sides_are_no_difference() -> None:
 
     assert found.kl.tolist() == [[0.0] * 3]
     assert bool(found.same_top.all())
+
+
+@pytest.mark.parametrize("amount", [1.0, 1e-2, 1e-4])
+def test_float32_gives_a_difference_of_any_size_as_float64_does(amount: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    baseline = 3 * torch.randn(2, 16, 512, generator=generator)
+    subject = baseline + amount * torch.randn(baseline.shape, generator=generator)
+    before, after = (LogitScores.of(side).logprobs.double() for side in (baseline, subject))
+    wanted = (before.exp() * (before - after) - before.exp() + after.exp()).sum(-1)
+
+    found = compared(baseline, subject, 512).kl
+
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0)
+    assert float(found.mean()) == pytest.approx(float(wanted.mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("ruled_out", [-70.0, -90.0, -200.0, -math.inf])
+def test_a_token_that_only_one_side_rules_out_has_its_weight(ruled_out: float) -> None:
+    one, other = torch.tensor([[[0.0, ruled_out, -1.0]]]), torch.tensor([[[ruled_out, 0.0, -1.0]]])
+    least = max(ruled_out, LEAST)
+    rest = math.log1p(math.exp(-1.0))
+
+    for baseline, subject in ((one, other), (other, one)):
+        found = float(compared(baseline, subject, 3).kl)
+        assert found == pytest.approx(math.exp(-rest) * (-rest - max(least - rest, LEAST)), rel=1e-6)
 
 
 def test_the_rest_is_what_was_not_kept() -> None:

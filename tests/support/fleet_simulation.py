@@ -214,10 +214,11 @@ def baseline_seconds(model: Model, cases: Sequence[Case], costs: Costs) -> float
 def lower_bound(nodes: Nodes, cases: Sequence[Case], costs: Costs) -> float:
     """Return a lower bound of the seconds that any schedule takes.
 
-    The start of sessions is ignored, and each model needs as few GPUs as on the kind of node where it needs the fewest.
-    The bound is the maximum of two kinds of times. One is the longest case after its baseline. The other is computed at
-    each moment at which a baseline can be finished: that moment plus the remaining work divided among all GPUs, if all
-    work has been done by then that did not depend on a longer baseline.
+    It has the start of one session and the join of one part, which no schedule can avoid, and in between the larger of
+    two times, for which each model needs as few GPUs as on the kind of node where it needs the fewest. One is the
+    longest case after its baseline. The other is computed at each moment at which a baseline can be finished: that
+    moment plus the remaining work divided among all GPUs, if all work has been done by then that did not depend on a
+    longer baseline.
     """
     models = list({case.model for case in cases})
     own = gpus_by_kind(nodes, cases).values()
@@ -232,4 +233,4 @@ def lower_bound(nodes: Nodes, cases: Sequence[Case], costs: Costs) -> float:
             for width, first, whole in zip(widths, baselines, work, strict=True)
         )
         bound = max(bound, time + (sum(work) - min(gpus * time, possible)) / gpus)
-    return bound
+    return START_SECONDS + bound + JOIN_SECONDS

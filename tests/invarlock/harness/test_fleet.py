@@ -164,10 +164,10 @@ def test_a_model_gets_the_nodes_that_suit_it_best_and_then_what_is_left_of_the_o
 
 
 @pytest.mark.parametrize("gpus", [4, 8, 16, 64])
-def test_the_full_suite_on_mixed_gpus_takes_at_most_a_sixth_longer_than_its_work_allows(gpus: int) -> None:
+def test_the_full_suite_on_mixed_gpus_takes_at_most_15_percent_longer_than_its_work_allows(gpus: int) -> None:
     found = simulate_fleet(MIXED[gpus])
 
-    assert found.bound <= found.makespan <= 1.16 * found.bound
+    assert found.bound <= found.makespan <= 1.15 * found.bound
     assert found.makespan < 0.9 * static_makespan(MIXED[gpus])
 
 

@@ -105,14 +105,19 @@ UNREAD = (
         "--suite-mode calibrate-only makes presets and runs no case",
     ),
     UnreadSettings(
-        ("calibration_runs",),
+        ("calibration_runs", "preset_cache"),
         lambda settings, _: bool(settings.calibration_preset_dir or settings.calibration_preset_file),
         "the presets are given",
     ),
     UnreadSettings(
-        ("calibration_runs",),
+        ("calibration_runs", "preset_cache"),
         lambda settings, _: settings.suite_mode == "run-only",
         "--suite-mode run-only makes no presets",
+    ),
+    UnreadSettings(
+        ("preset_cache",),
+        lambda settings, _: settings.calibration_runs == 0,
+        "DRIFT_CALIBRATION_RUNS=0 makes no presets",
     ),
     UnreadSettings(
         ("min_free_disk_gb",),

@@ -326,6 +326,16 @@ HOW_IT_IS_MEASURED = (
         path=True,
     ),
     Setting(
+        "preset_cache",
+        "folder of null runs that runs share: one with the same inputs is not measured again, and new ones are added",
+        None,
+        readers.text,
+        "--preset-cache",
+        ("INVARLOCK_PRESET_CACHE",),
+        shown="none",
+        path=True,
+    ),
+    Setting(
         "tuned_params_file",
         "tuned parameters of the clean edits",
         None,

@@ -69,6 +69,7 @@ class Settings:
     guards_order: tuple[str, ...]
     calibration_preset_dir: str | None
     calibration_preset_file: str | None
+    preset_cache: str | None
     tuned_params_file: str | None
 
     seq_len: int | None

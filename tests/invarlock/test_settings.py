@@ -223,6 +223,8 @@ PROMISED: dict[str, Any] = {
     "PACK_MODEL_REVISIONS_FILE": None,
     "PACK_CALIBRATION_PRESET_DIR": None,
     "PACK_CALIBRATION_PRESET_FILE": None,
+    "--preset-cache": None,
+    "INVARLOCK_PRESET_CACHE": None,
     "PACK_GUARDS_ORDER": ("invariants", "spectral", "rmt", "variance"),
     "RUN_ERROR_INJECTION": True,
     "DRIFT_CALIBRATION_RUNS": None,

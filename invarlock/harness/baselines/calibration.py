@@ -6,6 +6,7 @@ measuring all that are left. The first worker that finds all null runs finished 
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from invarlock.catalog.models import Model
@@ -17,6 +18,7 @@ from invarlock.evaluation.null_runs import measure_null_run, null_draws
 from invarlock.evaluation.request import StoredBaseline, weight_facts
 from invarlock.evaluation.windows import Draw
 from invarlock.harness.baselines.baseline_reports import Baselines
+from invarlock.harness.baselines.preset_cache import PresetCache
 from invarlock.harness.baselines.resuming import kept_null_run
 from invarlock.harness.planning.plan import PlannedNullRun
 from invarlock.harness.planning.presets import calibrates, derived_preset, has_presets, preset_path
@@ -27,6 +29,8 @@ from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.preset_files import null_run_name, read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.stages import stage
+
+_log = logging.getLogger(__name__)
 
 
 class Calibration:
@@ -41,6 +45,8 @@ class Calibration:
         self._known_baselines: dict[str, KnownBaseline] = {}
         self._draws: dict[str, dict[int, Draw]] = {}
         self._looked_at: set[PlannedNullRun] = set()
+        folder = run.settings.preset_cache
+        self._cache = None if folder is None else PresetCache(Path(folder))
 
     def preset(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:
         """Return the preset of a model, which the workers derive together; None in a run without presets.
@@ -121,6 +127,10 @@ class Calibration:
             self._looked_at.add(null_run)
         if path.is_file():
             return
+        cache, known = self._cache, self._known_baseline(model)
+        if cache is not None and cache.fetch(path, setup, null_run.run, known):
+            _log.info("null run %d of %s: from the preset cache", null_run.run, model.id)
+            return
         if model.id not in self._draws:
             numbers = range(1, run.settings.calibration_runs + 1)
             self._draws[model.id] = null_draws(run.directory.baseline_snapshot(model), setup, numbers)
@@ -131,9 +141,11 @@ class Calibration:
                 null_run.run,
                 self._draws[model.id][null_run.run],
                 run.directory.path / model.folder / "models" / f"null_run_{null_run.run}",
-                self._known_baseline(model),
+                known,
             )
         write_json(path, document)
+        if cache is not None:
+            cache.add(path, setup, null_run.run, known)
 
     def _known_baseline(self, model: Model) -> KnownBaseline:
         if model.id not in self._known_baselines:

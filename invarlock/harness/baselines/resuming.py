@@ -73,15 +73,7 @@ def kept_null_run(path: Path, setup: Setup, run: int, baseline: KnownBaseline) -
         document: JsonObject = read_json(path)
         check_schema(document, "null_run", where=path.name)
         wrong: list[object] = [*null_run_problems(document)]
-        seed = setup.plan.window_seed(NULL_SEED + run)
-        expected = {
-            "run": run,
-            "seeds": {"windows": seed, "changes": seed},
-            "meta": setup.meta(),
-            "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
-            "dataset": setup.dataset(baseline.tokenizer_sha256, baseline.prefix_token_ids),
-            "measurement_contracts": null_contracts(),
-        }
+        expected = null_run_inputs(setup, run, baseline)
         wrong += differences({key: document[key] for key in expected}, expected)
     except (InvarLockError, KeyError, TypeError):
         wrong = ["malformed"]
@@ -89,6 +81,19 @@ def kept_null_run(path: Path, setup: Setup, run: int, baseline: KnownBaseline) -
         set_aside(path)
         return None
     return cast("NullRunDocument", document)
+
+
+def null_run_inputs(setup: Setup, run: int, baseline: KnownBaseline) -> dict[str, Any]:
+    """Return the fields of a null run's document that say what it was measured from."""
+    seed = setup.plan.window_seed(NULL_SEED + run)
+    return {
+        "run": run,
+        "seeds": {"windows": seed, "changes": seed},
+        "meta": setup.meta(),
+        "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
+        "dataset": setup.dataset(baseline.tokenizer_sha256, baseline.prefix_token_ids),
+        "measurement_contracts": null_contracts(),
+    }
 
 
 def kept_report(

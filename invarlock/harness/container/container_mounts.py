@@ -31,7 +31,7 @@ HUB_FILES = ("HF_TOKEN_PATH", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BU
 # Names of the pytest options that set an output file.
 PYTEST_FILES = ("xmlpath", "log_file")
 # Settings whose paths a run writes to; every other path is an input, except for caches.
-OUTPUTS = ("output_dir", "run_dir", "pack_dir")
+OUTPUTS = ("output_dir", "run_dir", "pack_dir", "preset_cache")
 # Inputs that need the other files in their folder: a preset needs its null runs.
 WITH_NEIGHBOURS = ("calibration_preset_file",)
 
@@ -49,8 +49,13 @@ def writable_paths(config: pytest.Config, settings: Settings) -> WritablePaths:
     if os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append(absolute(os.environ["GITHUB_STEP_SUMMARY"]))
     caches = tuple(dict.fromkeys((*_ambient(settings), _hub_home())))
-    there = tuple(path for path in caches if settings.net or path.is_dir())
-    return WritablePaths(tuple(folders), tuple(files), there)
+    there = [path for path in caches if settings.net or path.is_dir()]
+    presets = _preset_cache(settings)
+    return WritablePaths(tuple(folders), tuple(files), (*there, *(() if presets is None else (presets,))))
+
+
+def _preset_cache(settings: Settings) -> Path | None:
+    return None if settings.preset_cache is None else absolute(settings.preset_cache)
 
 
 def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writable: WritablePaths) -> Iterator[Mount]:
@@ -91,7 +96,7 @@ def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writ
     by, temporary = caller(), _temporary(settings)
     for path in writable.caches:
         # an offline run only reads the cache of the hub's client
-        needed = settings.net or path in temporary
+        needed = settings.net or path in temporary or path == _preset_cache(settings)
         if needed and path.is_dir() and not writable_by(path, by):
             yield f"{path}: {not_writable(by.user)}"
 

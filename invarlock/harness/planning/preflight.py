@@ -5,6 +5,7 @@ To check something else that can be known up front, add a function to ``CHECKS``
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.devices.inventory import Pool, make_pool
 from invarlock.harness.devices.memory_plan import memory_problems
-from invarlock.harness.planning.presets import preset_check
+from invarlock.harness.planning.presets import calibrates, preset_check
 from invarlock.harness.planning.sizing import disk_need, model_needs
 from invarlock.harness.state.run import Run
 from invarlock.packer.runs.run_directory import RunDirectory
@@ -199,6 +200,15 @@ def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     yield from preset_check(run, list({case.model.id: case.model for case in cases}.values()))
 
 
+def check_preset_cache(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
+    """Yield a problem if the preset cache cannot be written."""
+    if run.settings.preset_cache is None or not calibrates(run):
+        return
+    folder = _existing(Path(run.settings.preset_cache).absolute())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        yield _cannot_begin(f"--preset-cache: {folder} is not a folder that this run may write; give another")
+
+
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield the models that do not fit on the devices; nodes of a fleet are checked once they are known."""
     if run.settings.fleet is not None:
@@ -267,6 +277,7 @@ CHECKS: tuple[Check, ...] = (
     check_backends,
     check_flash_attention,
     check_presets,
+    check_preset_cache,
     check_devices,
     check_disk,
 )

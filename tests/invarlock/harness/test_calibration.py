@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,46 @@ def test_a_null_run_whose_worker_died_or_that_does_not_fit_is_measured_again(
     assert stale <= set(now)
     assert {name: data for name, data in now.items() if not name.endswith(".stale")} == before
     assert (presets / MODEL / "null_run_1.json").stat().st_mtime_ns == kept
+
+
+def test_runs_share_null_runs_in_a_cache(run_pytest: RunPytest, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shared = ("--preset-cache", str(cache))
+    first = run_pytest("-k", "mistral", "--suite-mode", "calibrate-only", *shared, directory=tmp_path / "first", **TWO)
+    assert first.status == 0, first.output
+    before = files(first.directory / "presets")
+    kept = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert sorted(kept.values()) == sorted(before[f"{MODEL}/null_run_{number}.json"] for number in (1, 2))
+    damaged = next(path for path in cache.iterdir() if load(path)["run"] == 2)
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+
+    second = run_pytest("-k", "mistral and noop", *shared, directory=tmp_path / "second", **TWO)
+
+    assert second.status == 0, second.output
+    log = (second.directory / "logs/controller.log").read_text()
+    assert re.findall("null run (.) of embedded/mistral-tiny: from the preset cache", log) == ["1"]
+    now = files(second.directory / "presets")
+    assert now.pop(f"{MODEL}/null_run_2.json.stale") not in kept.values()
+    assert now == before
+    assert files(second.pack / "metadata/presets") == before
+    assert verify_pack(second.pack, VerifyOptions(strict=True)).code == 0
+    # the damaged file was measured again and replaced
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == kept
+
+
+def test_a_cache_that_cannot_be_written_is_refused_and_one_that_no_null_run_needs_is_not_read(
+    run_pytest: RunPytest, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    refused = run_pytest("-k", "mistral and noop", "--preset-cache", str(tmp_path / "file/cache"), **TWO)
+    unread = run_pytest("--collect-only", "--preset-cache", str(tmp_path / "file"), DRIFT_CALIBRATION_RUNS="0")
+
+    assert refused.status == 4, refused.output
+    assert (
+        f"--preset-cache: {tmp_path / 'file'} is not a folder that this run may write; give another" in refused.output
+    )
+    assert unread.status == 0, unread.output
+    assert "--preset-cache: it has no effect: DRIFT_CALIBRATION_RUNS=0 makes no presets" in unread.output
 
 
 @pytest.mark.parametrize(

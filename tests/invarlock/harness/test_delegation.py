@@ -75,7 +75,9 @@ def test_the_engine_runs_the_same_command_line_with_its_files_and_returns_its_ex
     run_pytest: RunPytest, path: Path, tmp_path: Path
 ) -> None:
     log = lay_down(path, "docker", run="sys.exit(5)")
-    key, presets, base, cache = (tmp_path / name for name in ("key.pem", "presets", "base", "hf"))
+    key, presets, base, cache, null_runs = (
+        tmp_path / name for name in ("key.pem", "presets", "base", "hf", "null_runs")
+    )
     for folder in (presets, base, cache):
         folder.mkdir()
     shutil.copytree(ROOT / "suites/embedded/mistral-tiny", base / "mine")
@@ -90,6 +92,7 @@ def test_the_engine_runs_the_same_command_line_with_its_files_and_returns_its_ex
         SOMETHING="else",
         MODEL_1=str(base / "mine"),
         PACK_CALIBRATION_PRESET_DIR=str(presets),
+        INVARLOCK_PRESET_CACHE=str(null_runs),
     )
 
     inspected, started, removed = (json.loads(line) for line in log.read_text().splitlines())
@@ -107,14 +110,15 @@ def test_the_engine_runs_the_same_command_line_with_its_files_and_returns_its_ex
     assert len(handed) == 1
     assert sorted(set(mounts) - set(handed)) == sorted(
         [f"source={one},target={one},readonly" for one in (ROOT, key, base / "mine", presets)]
-        + [f"source={one},target={one}" for one in (ran.directory, tmp_path / "j.xml", cache)]
+        + [f"source={one},target={one}" for one in (ran.directory, tmp_path / "j.xml", cache, null_runs)]
     )
     variables = {one.removeprefix("--env=") for one in arguments if one.startswith("--env")}
     assert {"HF_HOME", "MODEL_1", "PACK_CALIBRATION_PRESET_DIR", "OMP_NUM_THREADS", "HOME=/tmp"} <= variables
     assert not {"HF_TOKEN", "SOMETHING", "PATH"} & variables
     assert {"--network=none", "--gpus=all", f"--workdir={ROOT}"} <= set(arguments)
-    # the empty run directory and the empty file are removed again
+    # the empty folders and the empty file are removed again
     assert not ran.directory.exists()
+    assert not null_runs.exists()
     assert not (tmp_path / "j.xml").exists()
 
 

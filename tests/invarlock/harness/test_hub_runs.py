@@ -244,7 +244,7 @@ def test_an_unreachable_model_is_reported_within_seconds(run_pytest: Callable[..
     assert f"{MODEL}: cannot be fetched (" in ran.output
     assert "check the connection, then run again" in ran.output
     assert not ran.directory.exists()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_a_folder_in_a_slot_is_pinned_by_its_digest_and_needs_parameters(

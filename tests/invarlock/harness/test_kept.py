@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import draw_windows
+from invarlock.harness.baselines.preset_cache import PresetCache
 from invarlock.harness.baselines.resuming import kept_baseline, kept_null_run, kept_report
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import baseline_run_id, compose, contract_hash, strip
@@ -383,3 +384,48 @@ def test_a_null_run_is_kept_by_a_run_like_its_own_and_by_no_other(swept_run: Any
     assert not is_kept(data, setup, run, other)
     path.with_name(f"{path.name}.stale").unlink()
     assert not is_kept(data, replace(setup, revision="1" * 40), run, known)
+
+
+def test_a_preset_cache_gives_a_null_run_to_a_run_like_its_own_and_to_no_other(
+    swept_run: Any, left: Path, tmp_path: Path
+) -> None:
+    source = swept_run.directory / "presets" / FOLDER / "null_run_1.json"
+    document = json.loads(source.read_bytes())
+    setup = make_setup(json.loads((left / "reports/errors" / SPECTRAL_FAULT / "evaluation.report.json").read_bytes()))
+    known: Any = SimpleNamespace(**document["baseline"], prefix_token_ids=document["dataset"]["prefix_token_ids"])
+    cache, path = PresetCache(tmp_path / "cache"), tmp_path / "null_run_1.json"
+    assert not cache.fetch(path, setup, 1, known)
+    cache.add(source, setup, 1, known)
+
+    def others() -> Iterator[tuple[Setup, int, Any]]:
+        yield setup, 2, known
+        yield setup, 1, SimpleNamespace(**{**vars(known), "digest": OTHER})
+        yield setup, 1, SimpleNamespace(**{**vars(known), "tokenizer_sha256": OTHER})
+        yield replace(setup, text=replace(setup.text, sha256=OTHER)), 1, known
+        yield replace(setup, placement=replace(setup.placement, attention="sdpa")), 1, known
+        for name in ("seq_len", "preview", "final", "seed", "top_k"):
+            yield replace(setup, plan=replace(setup.plan, **{name: 9})), 1, known
+        for name, value in (("tier", "conservative"), ("profile", "ci"), ("determinism", "strict")):
+            assert setup.context[name] != value
+            yield replace(setup, context={**setup.context, name: value}), 1, known
+
+    for one in others():
+        assert not cache.fetch(path, *one), one
+        assert not path.exists()
+    # not what changes no measurement
+    same = replace(setup, context={**setup.context, "suite": "another"}, store_tokens=True)
+    assert cache.fetch(path, same, 1, known)
+    assert path.read_bytes() == source.read_bytes()
+
+
+def test_a_null_run_that_the_cache_cannot_take_is_not_lost(swept_run: Any, left: Path, tmp_path: Path) -> None:
+    source = swept_run.directory / "presets" / FOLDER / "null_run_1.json"
+    document = json.loads(source.read_bytes())
+    setup = make_setup(json.loads((left / "reports/errors" / SPECTRAL_FAULT / "evaluation.report.json").read_bytes()))
+    known: Any = SimpleNamespace(**document["baseline"], prefix_token_ids=document["dataset"]["prefix_token_ids"])
+    (tmp_path / "file").write_text("")
+
+    PresetCache(tmp_path / "file").add(source, setup, 1, known)
+
+    assert source.is_file()
+    assert not PresetCache(tmp_path / "file").fetch(tmp_path / "null_run_1.json", setup, 1, known)

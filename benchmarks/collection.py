@@ -4,7 +4,8 @@
     python benchmarks/collection.py --cases 10000
 
 Times are CPU seconds of the process, best of ``--times``: on a shared machine they are more reliable than wall-clock
-time. The memory is the peak of the controller process in runs of cases that measure nothing, on two workers.
+time. The memory is the peak of the controller process in runs of cases that measure nothing, on two workers, and what
+Python objects take at its end, those of InvarLock and those of other packages apart.
 """
 
 from __future__ import annotations
@@ -28,6 +29,22 @@ PEAK = (
     "def pytest_unconfigure(config):\n"
     "    if not hasattr(config, 'workerinput'):\n"
     "        print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+)
+
+
+KEPT = (
+    "import gc, tracemalloc\n"
+    "import invarlock.packer\n"
+    "pytest_plugins = ['invarlock.harness.plugin']\n"
+    "def pytest_unconfigure(config):\n"
+    "    if not hasattr(config, 'workerinput'):\n"
+    "        gc.collect()\n"
+    "        rows = tracemalloc.take_snapshot().statistics('filename')\n"
+    "        folders = tuple(f'{folder}/' for one in (invarlock, invarlock.packer) for folder in one.__path__)\n"
+    "        sizes = [0, 0]\n"
+    "        for row in rows:\n"
+    "            sizes[row.traceback[0].filename.startswith(folders)] += row.size\n"
+    "        print('kept', *sizes)\n"
 )
 
 
@@ -62,6 +79,17 @@ def measure_collection(times: int) -> None:
 
 def peak_bytes(cases: int) -> int:
     """Return the controller's peak memory with this many cases (a multiple of 100) that measure nothing."""
+    return int(run_empty_cases(cases, PEAK).rpartition("peak ")[2].split()[0]) * 1024
+
+
+def kept_bytes(cases: int) -> tuple[int, int]:
+    """Return the size of the Python objects at the controller's end: those made by InvarLock, and by other packages."""
+    others, ours = run_empty_cases(cases, KEPT, PYTHONTRACEMALLOC="1").rpartition("kept ")[2].split()[:2]
+    return int(ours), int(others)
+
+
+def run_empty_cases(cases: int, conftest: str, **variables: str) -> str:
+    """Return the output of a run with this many cases (a multiple of 100) that measure nothing."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "suites"
         folder.mkdir()
@@ -75,12 +103,13 @@ def peak_bytes(cases: int) -> int:
         ]
         (folder / "scenarios.json").write_text(json.dumps(document))
         (folder / "test_nothing.py").write_text("def test_nothing(case): pass\n")
-        (Path(name) / "conftest.py").write_text(PEAK)
+        (Path(name) / "conftest.py").write_text(conftest)
         select = ("-q", "-n", "2", "-k", "mistral", "--no-pack", "--output-dir", f"{name}/run")
-        output, _ = run_pytest(Path(name), "suites", *select, CLEAN_EDIT_RUNS=str(RUNS), DRIFT_CALIBRATION_RUNS="0")
+        variables |= {"CLEAN_EDIT_RUNS": str(RUNS), "DRIFT_CALIBRATION_RUNS": "0"}
+        output, _ = run_pytest(Path(name), "suites", *select, **variables)
     if f"{cases} passed" not in output:
         raise SystemExit(output[-2000:])
-    return int(output.rpartition("peak ")[2].split()[0]) * 1024
+    return output
 
 
 def main() -> None:
@@ -92,6 +121,9 @@ def main() -> None:
     if options.cases:
         few, many = peak_bytes(FEW), peak_bytes(options.cases)
         print(f"controller after {FEW} cases: {few / 1e6:.0f} MB; after {options.cases}: {many / 1e6:.0f} MB")
+        first, last = kept_bytes(FEW), kept_bytes(options.cases)
+        ours, others = ((after - before) / (options.cases - FEW) for before, after in zip(first, last, strict=True))
+        print(f"kept for each case: {ours:.0f} bytes by InvarLock, {others:.0f} by pytest and its plugins")
 
 
 if __name__ == "__main__":

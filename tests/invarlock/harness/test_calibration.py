@@ -112,7 +112,7 @@ def test_runs_share_null_runs_in_a_cache(run_pytest: RunPytest, tmp_path: Path) 
     second = run_pytest("-k", "mistral and noop", *shared, directory=tmp_path / "second", **TWO)
 
     assert second.status == 0, second.output
-    log = (second.directory / "logs/controller.log").read_text()
+    log = (second.directory / "logs/mistral-tiny-noop_control-run1.log").read_text()
     assert re.findall("null run (.) of embedded/mistral-tiny: from the preset cache", log) == ["1"]
     now = files(second.directory / "presets")
     assert now.pop(f"{MODEL}/null_run_2.json.stale") not in kept.values()

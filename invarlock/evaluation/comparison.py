@@ -141,7 +141,7 @@ def measure_baseline(  # noqa: PLR0913  # the last two are optional
             raise
         except EvaluationError as error:
             raise EvaluationError(f"the baseline cannot be scored: {error}", code=Code.BASELINE_IMPLAUSIBLE) from None
-        check_begins_with_bos(model, draw.preview.tokens, rows)
+        check_begins_with_bos(model, draw.final.tokens, rows)
         check_plausible([*preview.losses, *final.scores.losses], rows, plan.most_of_chance)
         scored[run] = ScoredDraw(run, draw, preview, final.scores, final.activations, final.probe, fidelity)
     seconds = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ from invarlock.evaluation.kept_tokens import kept_file
 from invarlock.evaluation.measurements import Comparison, KnownBaseline, Reference, ScoredDraw, SubjectMeasurement
 from invarlock.evaluation.request import Setup
 from invarlock.evaluation.scoring import Scores
-from invarlock.evaluation.windows import Draw
+from invarlock.evaluation.windows import Draw, Windows
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code
@@ -117,11 +117,13 @@ def null_contracts() -> dict[str, JsonObject]:
 def null_draws(snapshot: Path, setup: Setup, runs: Sequence[int]) -> dict[int, Draw]:
     """Return the windows of some null runs by run number; the text is tokenised once.
 
+    They have no preview windows: these show drift, of which no limit is learned.
+
     Raises:
         EvaluationError: when the tokenizer cannot be loaded or the text is too short.
     """
     draws = draw_runs(snapshot, setup.text, setup.plan, [NULL_SEED + run for run in runs])
-    return {run: draws[NULL_SEED + run] for run in runs}
+    return {run: replace(draws[NULL_SEED + run], preview=Windows((), ())) for run in runs}
 
 
 def null_rewrite(name: str, files: CheckpointFiles, seed: int) -> Rewrite:

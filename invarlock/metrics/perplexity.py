@@ -69,7 +69,7 @@ class WindowStatistics(TypedDict):
 
 
 class DriftBand(TypedDict):
-    """The band of drifts that is learned from null runs."""
+    """The tier's band of drifts, and the band of ``n`` null changes; today's null runs measure no drift."""
 
     n: int
     null_band: list[float | None]
@@ -316,36 +316,43 @@ def _limits_used(metric: Block, limits: Block) -> Shares:
 
 def _null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
     low, high = limits["drift_band"]
-    drift = derive_drift(change.windows["preview"], change.windows["final"])
+    drift = _null_drift(change, {})
     mean = weighted_mean(change.deltas, change.windows["final"]["token_counts"])
     return {
         "primary_metric": mean > math.log(limits["ratio_limit"]),
-        "drift": drift is None or not low <= drift <= high,
+        "drift": drift is not None and not low <= drift <= high,
     }
 
 
-def _null_drift(change: NullChange, policy: Block) -> float:
-    drift = derive_drift(change.windows["preview"], change.windows["final"])
-    assert drift is not None
-    return drift
+def _null_drift(change: NullChange, policy: Block) -> float | None:
+    """Return the drift of a null change; None if its run scored no preview windows."""
+    return derive_drift(change.windows["preview"], change.windows["final"])
 
 
-def _drift_band(drifts: Sequence[float], policy: Block, windows: int) -> DriftBand:
+def _log_drifts(change: NullChange, policy: Block) -> list[float]:
+    drift = _null_drift(change, policy)
+    return [] if drift is None else [math.log(drift)]
+
+
+def _drift_band(drifts: Sequence[float | None], policy: Block, windows: int) -> DriftBand:
     """Return the drift band: the null runs' band, and as the limit the tier's band, which must contain it.
 
     Raises:
         EvaluationError: when harmless changes drift by more than the tier allows, because there are too few windows.
     """
-    level = MARGIN * upper_quantile([abs(math.log(drift)) for drift in drifts])
-    null_band = [rounded(math.exp(-level)), rounded(math.exp(level))]
     low, high = policy["primary_metric"]["drift_band"]
+    measured = [drift for drift in drifts if drift is not None]
+    if not measured:
+        return {"n": 0, "null_band": [None, None], "limit": [low, high]}
+    level = MARGIN * upper_quantile([abs(math.log(drift)) for drift in measured])
+    null_band = [rounded(math.exp(-level)), rounded(math.exp(level))]
     if math.exp(-level) < low or math.exp(level) > high:
         raise EvaluationError(
             f"harmless changes drift from preview to final by up to {math.exp(level):.4g} times, the tier allows "
             f"{low:g} to {high:g}; score more windows",
             code=Code.NULL_RUNS_UNUSABLE,
         )
-    return {"n": len(drifts), "null_band": null_band, "limit": [low, high]}
+    return {"n": len(measured), "null_band": null_band, "limit": [low, high]}
 
 
 def _wide_band(band: Sequence[float], tier: Block) -> Iterator[str]:
@@ -396,7 +403,7 @@ PERPLEXITY = Metric(
         FittedLimit(
             "primary_metric.drift_band",
             _fitted_band,
-            of_change=lambda change, policy: [math.log(_null_drift(change, policy))],
+            of_change=_log_drifts,
             of_report=lambda block: [math.log(block["drift"])],
         ),
     ),

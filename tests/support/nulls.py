@@ -1,4 +1,4 @@
-"""Constructed null runs of a model with two matrices and four windows."""
+"""Constructed null runs of a model with two matrices and four windows, with preview windows as earlier versions had."""
 
 from __future__ import annotations
 
@@ -64,6 +64,15 @@ def null_run(
         ],
     }  # fmt: skip
     return NullRun(cast(NullRunDocument, document), f"sha256:{run:064x}")
+
+
+def without_previews(run: NullRun) -> NullRun:
+    """Return a null run as today's version measures it: without preview windows."""
+    document: Any = copy.deepcopy(run.document)
+    document["windows"]["preview"] = {"window_ids": [], "token_counts": [], "logloss": []}
+    for change in document["changes"]:
+        change["logloss"]["preview"] = []
+    return NullRun(document, run.sha256)
 
 
 def _part(run: int, first: int) -> dict[str, Any]:

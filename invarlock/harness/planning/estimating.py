@@ -51,13 +51,20 @@ def run_estimate(run: Run, cases: Sequence[Case]) -> str:
 def _of_model(run: Run, model: Model, cases: Sequence[Case], speed: MachineSpeed) -> tuple[int, float]:
     """Return the number of checkpoints measured for a model's cases, and the seconds that depend on its size."""
     counts = window_counts(run)
-    workload = Workload(model.parameters, counts.preview + counts.final, counts.seq_len, model.weight_bytes)
-    baselines, subjects = _runs(model, cases), len(cases)
+    measurements, seconds = 0, 0.0
+
+    def add(windows: int, baselines: int, subjects: int) -> None:
+        nonlocal measurements, seconds
+        workload = Workload(model.parameters, windows, counts.seq_len, model.weight_bytes)
+        measurements += baselines + subjects
+        seconds += baselines * workload.baseline_seconds(speed)
+        seconds += subjects * (workload.subject_seconds(speed) + workload.edit_seconds(speed))
+
+    add(counts.preview + counts.final, _runs(model, cases), len(cases))
     if calibrates(run):
-        baselines += run.settings.calibration_runs
-        subjects += SUBJECTS_OF_A_NULL_RUN * run.settings.calibration_runs
-    subject = workload.subject_seconds(speed) + workload.edit_seconds(speed)
-    return baselines + subjects, baselines * workload.baseline_seconds(speed) + subjects * subject
+        null_runs = run.settings.calibration_runs
+        add(counts.final, null_runs, SUBJECTS_OF_A_NULL_RUN * null_runs)
+    return measurements, seconds
 
 
 def _runs(model: Model, cases: Sequence[Case]) -> int:

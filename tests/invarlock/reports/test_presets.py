@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from nulls import null_run
+from nulls import null_run, without_previews
 
 from invarlock.errors import DocumentError, EvaluationError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json
@@ -113,6 +113,19 @@ def test_the_drift_band_is_the_tiers_and_contains_the_nulls() -> None:
     }  # fmt: skip
 
 
+def test_null_runs_without_preview_windows_give_the_same_limits_and_no_drift() -> None:
+    runs = [null_run(1, (0.0, 0.002, 0.004), (0.0, 0.02, 0.04)), null_run(2)]
+    document = derive_preset(map(without_previews, runs), "balanced")
+
+    check_schema(document, "calibrated_preset", where="preset")
+    assert document["derivation"]["drift"] == {"n": 0, "null_band": [None, None], "limit": [0.95, 1.05]}
+    assert document["limits"] == derive_preset(runs, "balanced")["limits"]
+    assert list(document["held_out"]["signals"].values()) == [[], [], []]
+    # the runs of one version may follow those of another
+    both = derive_preset([null_run(1, preview_delta=-0.009), without_previews(null_run(2)), null_run(3)], "balanced")
+    assert both["derivation"]["drift"]["n"] == 3
+
+
 def test_nulls_outside_the_tiers_drift_band_set_no_limit() -> None:
     with pytest.raises(EvaluationError, match=r"the tier allows 0\.95 to 1\.05; score more windows"):
         preset(null_run(1, preview_delta=-0.06))
@@ -144,6 +157,14 @@ def change(run: NullRun, edit: Callable[[Any], object]) -> NullRun:
         (lambda d: d["changes"][0]["rmt"].update(measurement_contract_hash="0" * 16), "under the measurement contract"),
         (lambda d: d["changes"][0]["rmt"]["modules"].pop("q"), "has other modules than the baseline"),
         (lambda d: d["changes"][0]["logloss"].update(preview=[2.0]), "differs from the number of windows"),
+        (lambda d: d["changes"][0]["logloss"].update(preview=[]), "differs from the number of windows"),
+        (
+            lambda d: (
+                [block["logloss"].update(final=[]) for block in d["changes"]],
+                d["windows"].update(final={"window_ids": [], "token_counts": [], "logloss": []}),
+            ),
+            "windows.final: differs from the number of windows",
+        ),
         (lambda d: d["windows"]["final"]["token_counts"].__setitem__(0, 9), "every window has 10 predicted tokens"),
         (lambda d: d["windows"]["final"].update(window_ids=d["windows"]["preview"]["window_ids"]), "scored twice"),
         (lambda d: d["meta"].update(device="cuda"), "measured differently from the first: meta.device"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nulls import null_run
+from nulls import null_run, without_previews
 
 from invarlock.errors import MissingFileError, UsageError
 from invarlock.jsonio import dump_json
@@ -139,6 +139,21 @@ def test_a_folder_without_measurements_is_refused(put: Callable[[str, Any], Path
         fit_tier(tmp_path, "balanced")
     with pytest.raises(UsageError, match="tier"):
         fit_tier(tmp_path, "strictest")
+
+
+def test_null_runs_without_preview_windows_have_no_drift_to_fit(
+    put: Callable[[str, Any], Path], tmp_path: Path
+) -> None:
+    put("null_run_1.json", without_previews(null_run(1, (-0.002, 0.001, 0.002))).document)
+
+    proposal = fit_tier(tmp_path, "balanced")
+
+    assert proposal["left_out"] == []
+    assert rows(proposal)["spectral.deadband_ratio"]["n"] == 6
+    assert (
+        rows(proposal)["primary_metric.drift_band"]["n"],
+        rows(proposal)["primary_metric.drift_band"]["observed"],
+    ) == (0, None)
 
 
 def test_thirty_nine_values_are_few_and_forty_are_not(

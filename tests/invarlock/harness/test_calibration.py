@@ -47,6 +47,9 @@ def test_presets_are_made_alone_and_then_cases_run_with_them(run_pytest: RunPyte
         f"{PRESET}.json", f"{PRESET}.yaml", f"{MODEL}/null_run_1.json", f"{MODEL}/null_run_2.json",
     }  # fmt: skip
 
+    windows = load(presets / MODEL / "null_run_1.json")["windows"]
+    assert {part: len(block["window_ids"]) for part, block in windows.items()} == {"preview": 0, "final": 32}
+
     ran = run_pytest(*SELECT, "--suite-mode", "run-only", "--resume", directory=made.directory, **TWO)
 
     assert ran.status == 0, ran.output

@@ -387,7 +387,9 @@ def test_a_proposal_of_limits_is_fitted_to_a_run_and_no_tier_changes(real_run: A
     # two null runs of three changes and the one edit that passes; the stress edit and the fault teach nothing
     assert len(proposal["sources"]) == 3
     assert sorted(row["reason"].partition(" ")[0] for row in proposal["left_out"]) == ["a", "does"]
-    assert rows["primary_metric.drift_band"]["n"] == 7
+    # null runs measure no drift
+    assert rows["primary_metric.drift_band"]["n"] == 1
+    assert rows["primary_metric.ratio_limit"]["n"] == 1
     assert rows["spectral.null_scale"]["present"] == 0.01
     assert rows["spectral.null_scale"]["change"].startswith("tighter")
     assert (SUITES.parent / "contracts/tiers.json").read_bytes() == tiers

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.catalog.models import read_models
@@ -65,11 +65,9 @@ def fine_tune(folder: Path, draw: Draw, target: Path) -> None:
         optimiser.zero_grad()
         model(input_ids=batch, labels=batch).loss.backward()
         optimiser.step()
-    path = target / "model.safetensors"
-    before, trained = load_file(path), dict(model.named_parameters())
-    weights = {name: trained[name].detach().to(weight.dtype).contiguous() for name, weight in before.items()}
-    path.unlink()
-    save_file(weights, path, metadata={"format": "pt"})
+    # transformers stores a model's parts, such as its experts, as the checkpoint had them
+    dtype = next(iter(load_file(folder / "model.safetensors").values())).dtype
+    model.to(dtype).save_pretrained(target)
 
 
 def subjects(folder: Path, draw: Draw) -> Iterator[tuple[str, Path]]:

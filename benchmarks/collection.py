@@ -4,8 +4,8 @@
     python benchmarks/collection.py --cases 10000
 
 Times are CPU seconds of the process, best of ``--times``: on a shared machine they are more reliable than wall-clock
-time. The memory is the peak of the controller process in runs of cases that measure nothing, on two workers, and what
-Python objects take at its end, those of InvarLock and those of other packages apart.
+time. The memory is the peak of the controller process in runs of cases that measure nothing, on two workers. The
+sizes of the Python objects at its end are given separately for InvarLock and for other packages.
 """
 
 from __future__ import annotations

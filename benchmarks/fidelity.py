@@ -65,7 +65,7 @@ def fine_tune(folder: Path, draw: Draw, target: Path) -> None:
         optimiser.zero_grad()
         model(input_ids=batch, labels=batch).loss.backward()
         optimiser.step()
-    # transformers stores a model's parts, such as its experts, as the checkpoint had them
+    # transformers writes fused weights, such as experts, in the checkpoint's own layout
     dtype = next(iter(load_file(folder / "model.safetensors").values())).dtype
     model.to(dtype).save_pretrained(target)
 

@@ -180,7 +180,8 @@ def _kl(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """
     r = after - before
     least, most = torch.aminmax(r)
-    if bool(least < LEAST) or bool(most > LARGEST_RISE):
+    # a NaN of one position hides the extremes of the others, and is not within the limits either
+    if not (bool(least >= LEAST) and bool(most <= LARGEST_RISE)):
         return _kl_of_extremes(before.double(), after.clamp_min(LEAST).double())
     p, rise = torch.exp2(before * LOG2_E), torch.expm1(r)
     mass_p, grown = p.sum(dim=-1).double(), (p * rise).sum(dim=-1).double()

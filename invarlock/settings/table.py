@@ -327,7 +327,7 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "preset_cache",
-        "folder of null runs that runs share: one with the same inputs is not measured again, and new ones are added",
+        "folder in which runs share null runs: those with the same inputs are reused, and new ones are added",
         None,
         readers.text,
         "--preset-cache",

@@ -29,8 +29,7 @@ class PresetCache:
     def fetch(self, path: Path, setup: Setup, run: int, baseline: KnownBaseline) -> bool:
         """Copy a null run from the cache, and return whether it was there.
 
-        A file of the cache that is damaged is left in the run directory as ``*.stale``, and replaced by the next
-        ``add``.
+        A damaged file of the cache ends up in the run directory as ``*.stale``, and the next ``add`` replaces it.
 
         Args:
             path: the null run's path in the run directory.
@@ -53,6 +52,7 @@ class PresetCache:
         inputs = {
             **null_run_inputs(setup, run, baseline),
             "context": {name: setup.context[name] for name in IN_CONTEXT},
+            "scoring": setup.placement.scoring,
             "top_k": setup.plan.top_k,
         }
         return self._folder / f"{digest_document(inputs).removeprefix('sha256:')}.json"

@@ -206,7 +206,7 @@ def check_preset_cache(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
         return
     folder = _existing(Path(run.settings.preset_cache).absolute())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        yield _cannot_begin(f"--preset-cache: {folder} is not a folder that this run may write; give another")
+        yield _cannot_begin(f"--preset-cache: {folder} is not a writable folder; give another")
 
 
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:

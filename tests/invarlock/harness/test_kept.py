@@ -403,6 +403,7 @@ def test_a_preset_cache_gives_a_null_run_to_a_run_like_its_own_and_to_no_other(
         yield setup, 1, SimpleNamespace(**{**vars(known), "tokenizer_sha256": OTHER})
         yield replace(setup, text=replace(setup.text, sha256=OTHER)), 1, known
         yield replace(setup, placement=replace(setup.placement, attention="sdpa")), 1, known
+        yield replace(setup, placement=replace(setup.placement, scoring="native")), 1, known
         other_plan: Any = replace
         for name in ("seq_len", "preview", "final", "seed", "top_k"):
             yield replace(setup, plan=other_plan(setup.plan, **{name: 9})), 1, known

@@ -337,6 +337,19 @@ def test_a_token_that_only_one_side_rules_out_has_its_weight(ruled_out: float) -
         assert found == pytest.approx(math.exp(-rest) * (-rest - max(least - rest, LEAST)), rel=1e-6)
 
 
+@pytest.mark.parametrize("ruled_out", [-200.0, -math.inf])
+def test_a_nan_at_one_position_does_not_spoil_the_others(ruled_out: float) -> None:
+    baseline = torch.tensor([[[0.0, ruled_out, -1.0]] * 2])
+    subject = torch.tensor([[[ruled_out, 0.0, -1.0], [math.nan] * 3]])
+
+    for before, after in ((baseline, subject), (subject[:, :1].repeat(1, 2, 1), baseline)):
+        after = torch.stack([after[:, 0], subject[:, 1]], dim=1)
+        found = compared(before, after, 3).kl[0]
+        assert float(found[0]) == float(compared(before[:, :1], after[:, :1], 3).kl)
+        assert math.isfinite(found[0])
+        assert math.isnan(found[1])
+
+
 def test_the_rest_is_what_was_not_kept() -> None:
     logits = torch.randn(1, 3, 10, generator=torch.Generator().manual_seed(0))
     scores = LogitScores.of(logits)

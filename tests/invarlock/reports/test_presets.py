@@ -147,6 +147,20 @@ def change(run: NullRun, edit: Callable[[Any], object]) -> NullRun:
     return NullRun(cast(NullRunDocument, document), run.sha256)
 
 
+def test_null_runs_of_slices_need_no_preview_windows_either() -> None:
+    def with_a_slice(document: Any) -> None:
+        row = {key: document["dataset"][key] for key in ("provider", "source_sha256", "seq_len", "windows")}
+        document["dataset"]["slices"] = [{"name": "a", **row}]
+        document["windows"]["final"]["slices"] = ["a"] * 4
+        for block in document["changes"]:
+            own = block["fidelity"]
+            own["slices"] = {"a": {key: own[key] for key in ("kl_max", "histogram")}}
+
+    runs = [change(without_previews(null_run(run)), with_a_slice) for run in (1, 2)]
+
+    assert derive_preset(runs, "balanced")["dataset"]["slices"][0]["name"] == "a"
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -31,6 +31,8 @@ from invarlock.statistics.histogram import count_in_bins
 CONFIDENT = 0.5
 # As for losses: a divergence above this says that the subject is broken, and its exact value does not matter.
 MAX_KL = 1e4
+# Up to this size, the ids of a vocabulary are stored in two bytes.
+SMALL_VOCABULARY = 1 << 15
 # More digits than float32 resolves.
 DIGITS = 9
 
@@ -75,7 +77,7 @@ def check_kept(path: Path, measured: Mapping[str, Any]) -> None:
 def most_probable_tokens(path: Path) -> npt.NDArray[np.int32]:
     """Return the baseline's most probable token at each position of a draw's final windows, one after another."""
     records: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.array(records["ids"][..., 0])
+    return np.array(records["ids"][..., 0], dtype=np.int32)
 
 
 class _Places:
@@ -90,6 +92,12 @@ class _Places:
         first, last = windows
         own = values[self._ends[first] : self._ends[last]].reshape(last - first, -1)
         return own[:, slice(*positions)]
+
+    def sums(self, values: npt.NDArray[Any]) -> list[float | int]:
+        """Return the sum of the values of each window, or for each window how many are true."""
+        numbers = values.astype(np.int64) if values.dtype == np.bool_ else values
+        totals: list[float | int] = np.add.reduceat(numbers, self._ends[:-1]).tolist()
+        return totals
 
     def windows(self, values: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Return the values of each window."""
@@ -132,12 +140,12 @@ class BaselineObserver:
         self._records = None
         self._partial.unlink(missing_ok=True)
 
-    def observe(self, windows: Span, positions: Span, scores: TokenScores, targets: torch.Tensor) -> None:
+    def observe(self, windows: Span, positions: Span, scores: TokenScores, following: torch.Tensor) -> None:
         """Keep the scores of part of a forward pass; a part may be repeated after the pass ran out of memory."""
         if self._records is None:
             self._vocabulary = scores.vocabulary
             self._records = self._begin(min(self._top_k, self._vocabulary))
-        kept = keep(scores, targets, self._records["ids"].shape[-1])
+        kept = keep(scores, following, self._records["ids"].shape[-1])
         part = self._places.part(self._records, windows, positions)
         part["ids"] = kept.ids.cpu().numpy()
         part["logprobs"] = kept.logprobs.cpu().numpy()
@@ -161,7 +169,9 @@ class BaselineObserver:
         }
 
     def _begin(self, top_k: int) -> Any:
-        record = np.dtype([("ids", "<i4", (top_k,)), ("logprobs", "<f4", (top_k,)), ("target", "<f4")])
+        ids = "<i2" if self._vocabulary <= SMALL_VOCABULARY else "<i4"
+        # "align" pads a record with an odd number of two-byte ids: torch maps floats at multiples of four alone
+        record = np.dtype([("logprobs", "<f4", (top_k,)), ("target", "<f4"), ("ids", ids, (top_k,))], align=True)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             mapped = np.lib.format.open_memmap(self._partial, mode="w+", dtype=record, shape=(self._places.total,))
@@ -192,7 +202,7 @@ class SubjectObserver:
         self._slices = slices
         self._places = _Places(positions)
         # "c" maps the file as "r" does, but torch takes such memory without a copy; nothing is written to it
-        self._records: Any = np.load(path, mmap_mode="c", allow_pickle=False)
+        self._records: Any = np.load(path, mmap_mode="c", allow_pickle=False).view(np.ndarray)
         shape = self._records.shape
         self._kl = np.full(shape, math.nan)
         self._delta_p = np.zeros(shape)
@@ -200,13 +210,13 @@ class SubjectObserver:
         self._confident = np.zeros(shape, dtype=bool)
         self._uncompared: Numbers | None = None
 
-    def observe(self, windows: Span, positions: Span, scores: TokenScores, targets: torch.Tensor) -> None:
+    def observe(self, windows: Span, positions: Span, scores: TokenScores, following: torch.Tensor) -> None:
         """Compare part of a forward pass; a part may be repeated after the pass ran out of memory."""
         part = self._places.part(self._records, windows, positions)
         kept = BaselineTokens(
-            *(torch.from_numpy(part[name]).to(targets.device) for name in ("ids", "logprobs", "target"))
+            *(torch.from_numpy(part[name]).to(following.device) for name in ("ids", "logprobs", "target"))
         )
-        found = diverge(scores, targets, BaselineTokens(kept.ids.long(), kept.logprobs, kept.target))
+        found = diverge(scores, following, kept)
         seen = [
             (self._kl, found.kl),
             (self._same, found.same_top),
@@ -226,7 +236,7 @@ class SubjectObserver:
         If an engine returns only some of the tokens, ``compared`` has the baseline's mean probability of the others.
         """
         finite = np.isfinite(self._kl) & (self._kl <= MAX_KL) & np.isfinite(self._delta_p)
-        whole = [bool(own.all()) for own in self._places.windows(finite)]
+        whole = [not broken for broken in self._places.sums(~finite)]
         every = list(zip(self._places.windows(self._kl), whole, strict=True))
         slices = {
             name: _spread([own for own, of in zip(every, self._slices, strict=True) if of == name])
@@ -234,7 +244,7 @@ class SubjectObserver:
         }
 
         def each(values: npt.NDArray[Any]) -> list[float | int | None]:
-            sums = [own.sum().item() for own in self._places.windows(values)]
+            sums = self._places.sums(values)
             return [_stored(value) if is_whole else None for value, is_whole in zip(sums, whole, strict=True)]
 
         return {

@@ -45,10 +45,11 @@ class Observer(Protocol):
     """Receives a model's outputs while its windows are scored, so that no second forward pass is needed."""
 
     def observe(
-        self, windows: tuple[int, int], positions: tuple[int, int], scores: TokenScores, targets: torch.Tensor
+        self, windows: tuple[int, int], positions: tuple[int, int], scores: TokenScores, following: torch.Tensor
     ) -> None:
         """Receive the scores of some windows and predicted positions; both are half-open ranges (first, end).
 
+        ``following`` has the log-probability of the token that follows in the text, shape (windows, positions).
         The same part may be passed again after a batch ran out of memory.
         """
 
@@ -147,10 +148,11 @@ def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observ
     total = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
     on_cpu = logits.device.type == "cpu"
     for start, stop in _chunks(logits.shape, CACHED_LOGITS if on_cpu else CHUNK_LOGITS):
-        scores, wanted = LogitScores.of(logits[:, start:stop]), targets[:, start:stop]
-        total -= scores.of_tokens(wanted[..., None]).double().sum(dim=(1, 2))
+        scores = LogitScores.of(logits[:, start:stop])
+        following = scores.of_tokens(targets[:, start:stop, None])[..., 0]
+        total -= following.double().sum(dim=1)
         if observer is not None:
-            observer.observe((first, first + len(batch)), (start, stop), scores, wanted)
+            observer.observe((first, first + len(batch)), (start, stop), scores, following)
     mean: list[float] = (total / targets.shape[1]).tolist()
     return mean
 

@@ -77,7 +77,9 @@ def _score(served: Served, tokens: Tokens, observer: Observer | None) -> tuple[S
         kept.append(_kept(answer))
         if observer is not None:
             targets = torch.from_numpy(tokens[index : index + 1, 1:]).long()
-            observer.observe((index, index + 1), (0, targets.shape[1]), ServedScores([answer]), targets)
+            scores = ServedScores([answer])
+            following = scores.of_tokens(targets[..., None])[..., 0]
+            observer.observe((index, index + 1), (0, targets.shape[1]), scores, following)
     return Scores(tuple(losses), 1), kept
 
 

@@ -43,8 +43,10 @@ class Seen:
     def __init__(self, windows: Windows) -> None:
         self.times = [[0] * positions for positions in windows.positions]
 
-    def observe(self, windows: tuple[int, int], positions: tuple[int, int], scores: Any, targets: torch.Tensor) -> None:
-        assert targets.shape == (windows[1] - windows[0], positions[1] - positions[0])
+    def observe(
+        self, windows: tuple[int, int], positions: tuple[int, int], scores: Any, following: torch.Tensor
+    ) -> None:
+        assert following.shape == (windows[1] - windows[0], positions[1] - positions[0])
         for window in range(*windows):
             for position in range(*positions):
                 self.times[window][position] += 1

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from invarlock.errors import EvaluationError
 from invarlock.evaluation import scoring
-from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, check_kept
+from invarlock.evaluation.kept_tokens import (
+    SMALL_VOCABULARY,
+    BaselineObserver,
+    SubjectObserver,
+    check_kept,
+    most_probable_tokens,
+)
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_blocks, score_windows
 from invarlock.measuring.fidelity import LEAST, Divergence, LogitScores, diverge, keep, rest_mass
@@ -28,8 +34,8 @@ Exact = dict[str, torch.Tensor]
 
 def compared(baseline: torch.Tensor, subject: torch.Tensor, top_k: int) -> Divergence:
     """Compare logits of shape (windows, positions, vocabulary); the token that follows is the first."""
-    targets = torch.zeros(baseline.shape[:2], dtype=torch.long)
-    return diverge(LogitScores.of(subject), targets, keep(LogitScores.of(baseline), targets, top_k))
+    before, after = LogitScores.of(baseline), LogitScores.of(subject)
+    return diverge(after, after.logprobs[..., 0], keep(before, before.logprobs[..., 0], top_k))
 
 
 def exact_kl(baseline: torch.Tensor, subject: torch.Tensor) -> torch.Tensor:
@@ -170,15 +176,16 @@ def test_a_batch_a_chunk_and_a_second_try_do_not_matter(
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 30, 106])
+@pytest.mark.parametrize("top_k", [16, 48])
 def test_the_pieces_in_which_positions_are_compared_change_no_number(
-    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, top_k: int, at_once: int
 ) -> None:
     folder = tiny_model("llama")
     sides = noised(folder, 0.0), noised(folder, 0.05)
-    wanted = observed(*sides, tmp_path / "one.npy", 16, batch=7)
+    wanted = observed(*sides, tmp_path / "one.npy", top_k, batch=7)
     monkeypatch.setattr(scoring, "CACHED_LOGITS", VOCABULARY * at_once)
 
-    found = observed(*sides, tmp_path / "other.npy", 16, batch=7)
+    found = observed(*sides, tmp_path / "other.npy", top_k, batch=7)
 
     assert found == wanted
     assert (tmp_path / "other.npy").read_bytes() == (tmp_path / "one.npy").read_bytes()
@@ -322,8 +329,8 @@ def test_float32_gives_a_difference_of_any_size_as_float64_does(amount: float) -
 
     found = compared(baseline, subject, 512).kl
 
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0)
-    assert float(found.mean()) == pytest.approx(float(wanted.mean()), rel=1e-4)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-8)
+    assert float(found.mean()) == pytest.approx(float(wanted.mean()), rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.parametrize("ruled_out", [-70.0, -90.0, -200.0, -math.inf])
@@ -353,7 +360,7 @@ def test_a_nan_at_one_position_does_not_spoil_the_others(ruled_out: float) -> No
 def test_the_rest_is_what_was_not_kept() -> None:
     logits = torch.randn(1, 3, 10, generator=torch.Generator().manual_seed(0))
     scores = LogitScores.of(logits)
-    kept = keep(scores, torch.zeros(1, 3, dtype=torch.long), 4)
+    kept = keep(scores, scores.logprobs[..., 0], 4)
 
     ordered = logits.double().softmax(-1).sort(dim=-1, descending=True).values
 
@@ -382,8 +389,8 @@ def test_transformers_has_no_part_in_the_interface() -> None:
         def largest(self) -> torch.Tensor:
             return self._logprobs.amax(-1)
 
-    targets = torch.tensor([[2]])
-    found = diverge(Answers([0.25, 0.25, 0.5]), targets, keep(Answers([0.5, 0.25, 0.25]), targets, 3))
+    before, after = torch.tensor([[0.25]]).log(), torch.tensor([[0.5]]).log()
+    found = diverge(Answers([0.25, 0.25, 0.5]), after, keep(Answers([0.5, 0.25, 0.25]), before, 3))
 
     assert float(found.kl) == pytest.approx(0.25 * math.log(2), abs=1e-6)
     assert not bool(found.same_top)
@@ -404,11 +411,11 @@ def test_an_engine_that_gives_a_part_of_the_tokens_bounds_the_divergence_from_be
 
     generator = torch.Generator().manual_seed(seed)
     before, after = (2 * torch.randn(1, 4, 8, generator=generator) for _ in range(2))
-    targets = torch.zeros(1, 4, dtype=torch.long)
-    kept = keep(LogitScores.of(before), targets, 8)
+    own = LogitScores.of(before)
+    kept = keep(own, own.logprobs[..., 0], 8)
 
-    whole = diverge(LogitScores.of(after), targets, kept)
-    part = diverge(Part.of(after), targets, kept)
+    whole = diverge(LogitScores.of(after), kept.target, kept)
+    part = diverge(Part.of(after), kept.target, kept)
 
     assert part.uncompared is not None
     # the rest is one minus the others, in float32
@@ -419,3 +426,17 @@ def test_an_engine_that_gives_a_part_of_the_tokens_bounds_the_divergence_from_be
     hidden = ~known
     wanted = (kept.logprobs.double().exp() * hidden).sum(-1)
     torch.testing.assert_close(part.uncompared, wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("vocabulary", [SMALL_VOCABULARY, SMALL_VOCABULARY + 1])
+def test_the_last_token_of_a_vocabulary_is_kept_whatever_bytes_an_id_takes(tmp_path: Path, vocabulary: int) -> None:
+    scores = LogitScores.of(torch.linspace(-1, 1, vocabulary).expand(1, 3, -1))
+    path, following = tmp_path / "kept.npy", scores.logprobs[..., 0]
+    with BaselineObserver(path, positions=[3], top_k=4) as observer:
+        observer.observe((0, 1), (0, 3), scores, following)
+        observer.finish()
+    seen = SubjectObserver(path, [3])
+    seen.observe((0, 1), (0, 3), scores, following)
+
+    assert most_probable_tokens(path).tolist() == [vocabulary - 1] * 3
+    assert seen.finish()["same_top"] == [3]

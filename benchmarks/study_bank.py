@@ -378,7 +378,7 @@ def rotate_one_side(part: str, model: Any) -> None:
 
 
 def skip_expert(how: str, block: int, expert: int, model: Any) -> None:
-    """Break one expert of a block: give it zeros, another expert's weights, or another expert's router row."""
+    """Break one expert of a block: give it zeros or another expert's weights, or swap the router rows of the two."""
     found = list(equal.blocks(model))[block]
     own, other = found.feedforwards[expert], found.feedforwards[expert - 1]
     if how == "router":

@@ -27,6 +27,7 @@ from invarlock.packer.build.building import PackContent, build_pack
 from invarlock.packer.format import layout
 from invarlock.packer.format.checksums import CONTROL_FILES, read_checksums, write_checksums
 from invarlock.packer.format.contents import MemoryFiles
+from invarlock.packer.format.limits import MAX_REPORTS
 from invarlock.packer.trust.keys import make_signing_key
 from invarlock.packer.trust.signature import sign_manifest
 from invarlock.packer.verify.manifest_claims import manifest_problems, metadata_problems
@@ -126,12 +127,13 @@ def derived(files: MemoryFiles, manifest: dict[str, Any]) -> None:
 
 
 def repeated(smoke: Path, count: int) -> PackContent:
-    """Return the content of a pack that repeats another pack's reports as further runs."""
+    """Return the content of a pack that repeats another pack's reports as further runs: at most ``MAX_REPORTS``."""
     names = read_checksums((smoke / "checksums.sha256").read_bytes())
     files = {name: (smoke / name).read_bytes() for name in names}
     reports = [name for name in files if layout.is_report(name)]
     again = [name for name in reports if "/errors/" not in name]
-    runs = -(-(count - len(reports) + len(again)) // len(again))
+    once = len(reports) - len(again)
+    runs = min(-(-(count - once) // len(again)), (MAX_REPORTS - once) // len(again))
     scenarios = json.loads(files[layout.SCENARIOS])
     kept = {name: files[name] for name in files if name.startswith("metadata/") and name != layout.PYTEST_REPORT}
     digests = {}

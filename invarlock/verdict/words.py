@@ -3,7 +3,7 @@
 Example::
 
     expected_words("must_fail")     # "must fail"
-    seen_words(record)              # "fails", or "passes, not as expected"
+    seen_words(record)              # "fails" or "passes"
 """
 
 from __future__ import annotations

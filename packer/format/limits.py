@@ -23,8 +23,8 @@ MAX_CHECKSUMS_BYTES = 16 * 1024 * 1024
 # A verdict with ten thousand records has 11 MB; the report of a model with a thousand matrices has about 4 MB.
 MAX_JSON_BYTES = 16 * 1024 * 1024
 # The report of a model with a thousand matrices has 150,000 values; a hostile document may need up to 120 bytes of
-# memory for each value.
-MAX_JSON_VALUES = 400_000
+# memory for each value. A verdict with ten thousand records has 460,000 values.
+MAX_JSON_VALUES = 500_000
 # The largest suite has about 700 cases.
 MAX_REPORTS = 10_000
 # A hundred null runs improve a preset little over twenty.

@@ -8,11 +8,19 @@ from typing import Any
 
 import pytest
 from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
-from invarlock.packer.format.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_FOLDERS, MAX_JSON_BYTES, MAX_JSON_VALUES
+from invarlock.packer.format.limits import (
+    MAX_CHECKSUMS_BYTES,
+    MAX_FILES,
+    MAX_FOLDERS,
+    MAX_JSON_BYTES,
+    MAX_JSON_VALUES,
+    MAX_REPORTS,
+)
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import REPORT, codes, edit_json, pack_files, sha256, sign, strict
 from processes import python, succeed
 
+from invarlock.jsonio import dump_json, parse_json
 from invarlock.problems import Code
 
 MEMORY_BYTES = 256 * 1024 * 1024
@@ -113,6 +121,15 @@ HOSTILE["detectors with long flags"] = (long_flags, 7)
 def sparse(path: Path, size: int) -> None:
     with path.open("wb") as stream:
         stream.truncate(size)
+
+
+def test_the_verdict_of_the_most_reports_is_within_the_limits(pack: Path) -> None:
+    verdict = json.loads((pack / "results/final_verdict.json").read_bytes())
+    verdict["records"] *= MAX_REPORTS // len(verdict["records"])
+
+    many = parse_json(dump_json(verdict), where="it", limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
+
+    assert len(many["records"]) > 0.99 * MAX_REPORTS
 
 
 @pytest.mark.slow

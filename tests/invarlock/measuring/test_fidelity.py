@@ -440,3 +440,13 @@ def test_the_last_token_of_a_vocabulary_is_kept_whatever_bytes_an_id_takes(tmp_p
 
     assert most_probable_tokens(path).tolist() == [vocabulary - 1] * 3
     assert seen.finish()["same_top"] == [3]
+
+
+def test_a_token_that_the_subject_alone_rules_out_makes_a_large_divergence_that_is_finite() -> None:
+    subject = torch.zeros(1, 2, 4)
+    subject[0, 0, 1] = -math.inf
+
+    kl = compared(torch.zeros(1, 2, 4), subject, 4).kl
+
+    assert 1e4 < float(kl[0, 0]) < 1e5
+    assert float(kl[0, 1]) == 0

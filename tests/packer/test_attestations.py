@@ -20,6 +20,7 @@ from in_toto_attestation.v1.statement import Statement
 from invarlock.packer.build.attesting import attest_pack, read_file_lists
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.format.checksums import ATTESTATIONS, BUNDLES
+from invarlock.packer.format.limits import MAX_JSON_VALUES
 from invarlock.packer.trust.attestation import make_statement, open_attestation, statement_problems
 from invarlock.packer.trust.attested import AttestedPack
 from invarlock.packer.trust.bundles import make_bundle, read_bundle
@@ -175,11 +176,11 @@ def test_a_statement_has_what_the_manifest_states_of_the_source(source: dict[str
     assert provenance == ({"source": source} if source else {})
 
 
-MANY = [0] * 400_001
+MANY = [0] * (MAX_JSON_VALUES + 1)
 
 
 def test_statements_and_bundles_have_a_limit_of_values() -> None:
-    key, message = make_signing_key(), r"40000\d values, more than the limit of 400000"
+    key, message = make_signing_key(), rf"\d+ values, more than the limit of {MAX_JSON_VALUES}"
 
     with pytest.raises(SignatureError, match=message) as statement:
         open_attestation("svr", dump_json(sign_statement({"more": MANY}, key)), key.public)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from invarlock.packer.format import layout
 from invarlock.packer.format.contents import MemoryFiles
+from invarlock.packer.format.limits import MAX_JSON_VALUES
 from invarlock.packer.verify.plan import read_plan
 from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.reports import Findings, examine_reports
@@ -145,13 +146,13 @@ def test_the_results_that_follow_are_those_in_the_pack(files: Files) -> None:
 
 def test_from_a_verdict_of_too_many_values_nothing_is_read(files: Files) -> None:
     found = results_of(files)
-    many = changed(files, VERDICT, lambda verdict: verdict.update(not_bundled=[0] * 400_001))
+    many = changed(files, VERDICT, lambda verdict: verdict.update(not_bundled=[0] * (MAX_JSON_VALUES + 1)))
 
     checked = check_results(many, found)
 
     assert checked.verdict is None
     assert [problem.where for problem in checked.problems] == [VERDICT]
-    assert "values, more than the limit of 400000" in checked.problems[0].message
+    assert f"values, more than the limit of {MAX_JSON_VALUES}" in checked.problems[0].message
 
 
 def test_each_result_is_compared_and_needed(files: Files) -> None:

@@ -104,9 +104,10 @@ class TimedObserver(SubjectObserver):
 def cost(folder: Path, draw: Draw, plan: WindowPlan) -> float:
     """Return the median ratio of the CPU time of a scoring pass with fidelity to that of the same pass without it."""
     model, path = load_model(folder, CPU), kept_file(kept_folder(folder), 1)
+    vocabulary = model.config.get_text_config().vocab_size
 
     def ratio() -> float:
-        observer = TimedObserver(path, draw.final.positions)
+        observer = TimedObserver(path, vocabulary, draw.final.positions)
         started = time.process_time()
         score_windows(model, draw.final.tokens, plan.batch_size, observer=observer)
         observer.finish()

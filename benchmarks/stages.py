@@ -134,7 +134,13 @@ def main() -> None:
         clock.parts.clear()
         own = baseline.draws[RUN]
         reference = Reference(
-            snapshot, kept_file(kept, RUN), baseline.facts, own.activations.variance, None, baseline.digest
+            snapshot,
+            kept_file(kept, RUN),
+            own.fidelity["vocabulary"],
+            baseline.facts,
+            own.activations.variance,
+            None,
+            baseline.digest,
         )
         limits = resolve_policy("balanced", "dev", {})["variance"]
         measured_by = Comparison(reference, own.draw, plan, Placement("cpu"), limits)

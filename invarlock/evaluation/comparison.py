@@ -219,7 +219,7 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
     room, transform = placement.room_bytes, None if form is None else form.outputs
     try:
         preview = score_blocks(model, draw.preview.blocks, comparison.plan.batch_size, room)
-        observer = SubjectObserver(baseline.kept, draw.final.positions, draw.final.slices)
+        observer = SubjectObserver(baseline.kept, baseline.vocabulary, draw.final.positions, draw.final.slices)
         final = measure_final(
             model,
             draw.final,

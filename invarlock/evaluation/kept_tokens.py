@@ -191,14 +191,16 @@ class BaselineObserver:
 class SubjectObserver:
     """Compares a subject with its baseline's file while the same windows are scored."""
 
-    def __init__(self, path: Path, positions: Sequence[int], slices: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, vocabulary: int, positions: Sequence[int], slices: Sequence[str] = ()) -> None:
         """Open the file of a baseline.
 
         Args:
             path: the file.
+            vocabulary: the size of the baseline's vocabulary.
             positions: the number of predicted tokens of each window.
             slices: the slice of each window; empty for a single unnamed text.
         """
+        self._vocabulary = vocabulary
         self._slices = slices
         self._places = _Places(positions)
         # "c" maps the file as "r" does, but torch takes such memory without a copy; nothing is written to it
@@ -213,9 +215,10 @@ class SubjectObserver:
     def observe(self, windows: Span, positions: Span, scores: TokenScores, following: torch.Tensor) -> None:
         """Compare part of a forward pass; a part may be repeated after the pass ran out of memory."""
         part = self._places.part(self._records, windows, positions)
-        kept = BaselineTokens(
-            *(torch.from_numpy(part[name]).to(following.device) for name in ("ids", "logprobs", "target"))
+        ids, logprobs, target = (
+            torch.from_numpy(part[name]).to(following.device) for name in ("ids", "logprobs", "target")
         )
+        kept = BaselineTokens(ids, logprobs, target, self._vocabulary)
         found = diverge(scores, following, kept)
         seen = [
             (self._kl, found.kl),

@@ -65,12 +65,13 @@ class ScoredDraw:
 class Reference:
     """What a subject is compared with: the baseline's checkpoint, the facts of its weights, and its outputs on a draw.
 
-    ``kept`` is the file of its most probable tokens on that draw; ``digest`` is the digest of the checkpoint's files,
-    or None if it is not known.
+    ``kept`` is the file of its most probable tokens on that draw, and ``vocabulary`` the size of its vocabulary;
+    ``digest`` is the digest of the checkpoint's files, or None if it is not known.
     """
 
     folder: Path
     kept: Path
+    vocabulary: int
     facts: CheckpointFacts
     outputs: Mapping[str, Any]
     probe_outputs: Mapping[str, Any] | None

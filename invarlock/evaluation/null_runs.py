@@ -80,8 +80,8 @@ def measure_null_run(
         )
         own = baseline.draws[run]
         assert own.probe is not None
-        kept = kept_file(workspace, run)
-        against = Reference(snapshot, kept, baseline.facts, own.activations.variance, own.probe.variance)
+        kept, vocabulary = kept_file(workspace, run), own.fidelity["vocabulary"]
+        against = Reference(snapshot, kept, vocabulary, baseline.facts, own.activations.variance, own.probe.variance)
         limits = resolve_policy(setup.context["tier"], setup.context["profile"], {})["variance"]
         comparison = Comparison(against, draw, setup.plan, setup.placement, limits)
         for index, name in enumerate(CHANGES):

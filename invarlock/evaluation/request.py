@@ -181,6 +181,7 @@ def reference(baseline: StoredBaseline, run: int, *, probe: bool) -> Reference:
     return Reference(
         baseline.snapshot,
         kept_file(baseline.kept or kept_folder(baseline.snapshot), run),
+        draw["fidelity"]["vocabulary"],
         weight_facts(document),
         draw["variance"],
         draw["probe"]["variance"] if probe else None,

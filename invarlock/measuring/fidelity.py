@@ -13,7 +13,7 @@ of it otherwise (data processing inequality: Cover and Thomas 2006, "Elements of
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -96,12 +96,13 @@ class BaselineTokens:
     """A baseline's K most probable tokens at each position, and the token that follows in the text.
 
     ``ids`` and ``logprobs`` have shape (windows, positions, K), the most probable first. ``target`` has shape (windows,
-    positions).
+    positions). ``vocabulary`` is the size of the baseline's vocabulary, so every id is smaller.
     """
 
     ids: torch.Tensor
     logprobs: torch.Tensor
     target: torch.Tensor
+    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def keep(scores: TokenScores, following: torch.Tensor, top_k: int) -> BaselineTo
         top_k: how many tokens are kept at each position, at most the size of the vocabulary.
     """
     logprobs, ids = scores.most_probable(top_k)
-    return BaselineTokens(ids, logprobs.clamp_min(LEAST), following)
+    return BaselineTokens(ids, logprobs.clamp_min(LEAST), following, scores.vocabulary)
 
 
 def rest_mass(kept: BaselineTokens) -> torch.Tensor:
@@ -150,7 +151,7 @@ def diverge(scores: TokenScores, following: torch.Tensor, kept: BaselineTokens) 
         following: its log-probability of the token that follows in the text, shape (windows, positions).
         kept: the baseline's tokens at the same positions.
     """
-    own, largest = _of_kept(scores, kept.ids), scores.largest()
+    own, largest = _of_kept(scores, kept), scores.largest()
     if bool((kept.logprobs[..., 1:2] == kept.logprobs[..., :1]).any()):
         tied = kept.logprobs == kept.logprobs[..., :1]
         same = (tied & (own == largest[..., None])).any(dim=-1)
@@ -159,44 +160,52 @@ def diverge(scores: TokenScores, following: torch.Tensor, kept: BaselineTokens) 
     before, uncompared, known = kept.logprobs, None, scores.known(kept.ids)
     if known is not None:
         before, own = before.masked_fill(~known, LEAST), own.masked_fill(~known, LEAST)
-        uncompared = rest_mass(BaselineTokens(kept.ids, before, kept.target))
-    return Divergence(_kl(before, own), same, following.double().exp() - kept.target.double().exp(), uncompared)
+        uncompared = rest_mass(replace(kept, logprobs=before))
+    kl = _kl_in_place(before, own)
+    if kl is None:
+        own = _of_kept(scores, kept)
+        kl = _kl_of_extremes(before, own if known is None else own.masked_fill(~known, LEAST))
+    return Divergence(kl, same, following.double().exp() - kept.target.double().exp(), uncompared)
 
 
-def _of_kept(scores: TokenScores, ids: torch.Tensor) -> torch.Tensor:
-    is_within, ids = int(ids.max()) < scores.vocabulary, ids.long()
-    if is_within:
+def _of_kept(scores: TokenScores, kept: BaselineTokens) -> torch.Tensor:
+    ids = kept.ids.long()
+    if kept.vocabulary <= scores.vocabulary:
         return scores.of_tokens(ids)
     known = ids < scores.vocabulary
     return scores.of_tokens(torch.where(known, ids, 0)).clamp_min(LEAST).masked_fill(~known, ABSENT)
 
 
-def _kl(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Return the divergence of each position, (windows, positions), float64, from log-probabilities.
+def _kl_in_place(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor | None:
+    """Return the divergence of each position from log-probabilities; None if float32 cannot give it.
 
     With r = ln(q / p), a token's term is p (exp(r) - 1 - r). No term is negative, so the sum of terms does not cancel,
-    and float32 is precise to about 1e-8. The tokens are ordered by ``before``, except where both sides are ``LEAST``.
+    and float32 is precise to about 1e-8.
 
     Args:
-        before: the baseline's log-probabilities, (windows, positions, K), float32.
-        after: the subject's, with the same shape and dtype.
+        before: the baseline's log-probabilities, (windows, positions, K), float32, the most probable first.
+        after: the subject's, with the same shape and dtype; they are overwritten.
+
+    Returns:
+        The divergences in nats, (windows, positions), float64.
     """
-    if bool(before[..., -1].amin() >= LEAST_OF_FLOAT32):
-        r = after - before
-        rise = (r * LOG2_E).exp2_().sub_(1.0)
-        rise[..., :EXACT_TOKENS] = torch.expm1(r[..., :EXACT_TOKENS])
-        p = (before * LOG2_E).exp2_()
-        terms = torch.sub(rise, r, out=r).mul_(p).sum(dim=-1).double()
-        mass_p, grown = p.sum(dim=-1).double(), rise.mul_(p).sum(dim=-1).double()
-        rest_p, rest_q = (1.0 - mass_p).clamp_min(REST_FLOOR), (1.0 - mass_p - grown).clamp_min(REST_FLOOR)
-        found = (terms + rest_p * (rest_p / rest_q).log() + rest_q - rest_p).clamp_min(0.0)
-        if bool(found.isfinite().all()):
-            return found
-    return _kl_of_extremes(before.double(), after.clamp_min(LEAST).double())
+    r = after.sub_(before)
+    exact = torch.expm1(r[..., :EXACT_TOKENS])
+    log2_r = r.mul_(LOG2_E)
+    rise = torch.exp2(log2_r).sub_(1.0)
+    rise[..., :EXACT_TOKENS] = exact
+    p = (before * LOG2_E).exp2_()
+    terms = torch.sub(rise, log2_r, alpha=1.0 / LOG2_E, out=log2_r).mul_(p).sum(dim=-1).double()
+    mass_p, grown = p.sum(dim=-1).double(), rise.mul_(p).sum(dim=-1).double()
+    rest_p, rest_q = (1.0 - mass_p).clamp_min(REST_FLOOR), (1.0 - mass_p - grown).clamp_min(REST_FLOOR)
+    found = (terms + rest_p * (rest_p / rest_q).log() + rest_q - rest_p).clamp_min_(0.0)
+    is_precise = bool(found.amax() < math.inf) and bool(before[..., -1].amin() >= LEAST_OF_FLOAT32)
+    return found if is_precise else None
 
 
 def _kl_of_extremes(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Return the same from finite float64 values, where the exponential of r may overflow."""
+    """Return the same from any log-probabilities, where the exponential of r may overflow; slower."""
+    before, after = before.double(), after.clamp_min(LEAST).double()
     p, q = before.exp(), after.exp()
     mass_p, mass_q = p.sum(dim=-1), q.sum(dim=-1)
     rest_p, rest_q = (1.0 - mass_p).clamp_min(REST_FLOOR), (1.0 - mass_q).clamp_min(REST_FLOOR)

@@ -44,11 +44,11 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasurement:
         EvaluationError: if the server cannot be reached, or its answers cannot be used.
     """
     started = time.perf_counter()
-    draw, final = comparison.draw, comparison.draw.final
-    observer = SubjectObserver(comparison.baseline.kept, final.positions, final.slices)
+    baseline, draw, final = comparison.baseline, comparison.draw, comparison.draw.final
+    observer = SubjectObserver(baseline.kept, baseline.vocabulary, final.positions, final.slices)
     preview, _ = _score(served, draw.preview.tokens, None)
     scores, answers = _score(served, final.tokens, observer)
-    _check_in_time(served, answers, most_probable_tokens(comparison.baseline.kept))
+    _check_in_time(served, answers, most_probable_tokens(baseline.kept))
     repeated = _ask_again(served, final.tokens, answers)
     fewest = min(answer.fewest for answer in answers)
     fidelity = observer.finish()

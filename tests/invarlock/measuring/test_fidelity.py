@@ -73,7 +73,7 @@ def observed(baseline: Any, subject: Any, path: Path, top_k: int, batch: int = 3
     with BaselineObserver(path, positions=[15] * 7, top_k=top_k) as observer:
         score_windows(baseline, TOKENS, batch, observer=observer)
         before = observer.finish()
-    seen = SubjectObserver(path, [15] * 7)
+    seen = SubjectObserver(path, before["vocabulary"], [15] * 7)
     score_windows(subject, TOKENS, batch, observer=seen)
     return before, seen.finish()
 
@@ -90,7 +90,7 @@ def test_windows_of_two_lengths_measure_what_each_length_measures_alone(
         with BaselineObserver(path, positions=positions, top_k=16) as observer:
             losses = score_blocks(baseline, some, 2, observer=observer).losses
             before = observer.finish()
-        seen = SubjectObserver(path, positions, slices)
+        seen = SubjectObserver(path, before["vocabulary"], positions, slices)
         own = score_blocks(subject, some, 3, observer=seen).losses
         return losses, own, before, seen.finish()
 
@@ -166,7 +166,7 @@ def test_a_batch_a_chunk_and_a_second_try_do_not_matter(
 
     monkeypatch.setattr(scoring, "CACHED_LOGITS", VOCABULARY * 4)
     other = observed(*sides, tmp_path / "other.npy", 16, batch=2)
-    starved = Starved(tmp_path / "one.npy", [15] * 7)
+    starved = Starved(tmp_path / "one.npy", VOCABULARY, [15] * 7)
     score_windows(sides[1], TOKENS, 7, observer=starved)
 
     for found in (other[1], starved.finish()):
@@ -435,7 +435,7 @@ def test_the_last_token_of_a_vocabulary_is_kept_whatever_bytes_an_id_takes(tmp_p
     with BaselineObserver(path, positions=[3], top_k=4) as observer:
         observer.observe((0, 1), (0, 3), scores, following)
         observer.finish()
-    seen = SubjectObserver(path, [3])
+    seen = SubjectObserver(path, vocabulary, [3])
     seen.observe((0, 1), (0, 3), scores, following)
 
     assert most_probable_tokens(path).tolist() == [vocabulary - 1] * 3

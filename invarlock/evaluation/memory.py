@@ -15,8 +15,13 @@ from typing import Any
 import torch
 
 FLOAT32_BYTES = 4
-# The number of mallopt's option, from glibc's malloc.h.
-M_ARENA_MAX = -8
+# The numbers of mallopt's options, from glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+# Blocks of at least this many bytes are returned to the kernel when they are freed; glibc allows no larger value.
+MAPPED_BYTES = 1 << 25
+# Up to this many bytes of smaller freed blocks are kept for the next ones. Without them, each layer of a forward pass
+# and each measurement of activations gets new memory, which the kernel must clear first.
+KEPT_BYTES = 1 << 28
 # How many tensors of the hidden size, and of the FFN's inner size, one block has in memory at once.
 HIDDEN_TENSORS = 8
 INNER_TENSORS = 3
@@ -42,8 +47,8 @@ def one_out_of_memory() -> Iterator[None]:
         raise torch.OutOfMemoryError(str(error)) from None
 
 
-def use_one_arena() -> None:
-    """Make all threads started from now on share this thread's malloc arena, if the allocator is glibc's.
+def tune_allocator() -> None:
+    """Let all threads started from now on share one pool of freed memory that is kept, if the allocator is glibc's.
 
     Model loading starts its own threads. Memory that they allocate from separate arenas is not returned to the kernel
     when the model is freed, and other threads cannot use it.
@@ -51,10 +56,12 @@ def use_one_arena() -> None:
     mallopt = _of_the_allocator("mallopt")
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def return_freed_memory() -> None:
-    """Return freed memory to the kernel, if the allocator is glibc's, which keeps freed blocks below 32 MB."""
+    """Return freed memory to the kernel, if the allocator is glibc's, which keeps freed blocks below ``MAPPED_BYTES``."""
     trim = _of_the_allocator("malloc_trim")
     if trim is not None:
         trim(0)

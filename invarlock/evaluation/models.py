@@ -24,7 +24,7 @@ from transformers.utils import logging
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import EvaluationError, OutOfMemoryError
-from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory, return_freed_memory, use_one_arena
+from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory, return_freed_memory, tune_allocator
 from invarlock.problems import Code
 
 # transformers leaves these without types, or types them without output_loading_info
@@ -170,7 +170,7 @@ def _load(
     load: Callable[[Mapping[str, Any]], Any],
 ) -> PreTrainedModel:
     spread = placement.device == "cuda" and len(placement.rooms) > 1
-    use_one_arena()
+    tune_allocator()
     return_freed_memory()
     try:
         with one_out_of_memory():

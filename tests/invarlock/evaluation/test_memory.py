@@ -101,6 +101,32 @@ def test_the_memory_of_a_model_that_is_freed_is_returned(tiny_model: Callable[..
     assert left < 20
 
 
+AGAIN = """
+import resource, sys
+from pathlib import Path
+import torch
+from invarlock.evaluation.models import Placement, load_model
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+model = load_model(Path(sys.argv[1]), Placement("cpu"))
+for round in range(11):
+    if round == 1:
+        before = pages()
+    blocks = [torch.ones(2_000_000) for _ in range(4)]
+    del blocks
+print(pages() - before)
+"""
+
+
+def test_memory_that_is_freed_is_used_again_and_not_asked_of_the_kernel(tiny_model: Callable[..., Path]) -> None:
+    done = succeed(python("-c", AGAIN, str(tiny_model("llama"))))
+
+    # 4 blocks of 8 MB have 8,000 pages
+    assert int(done.stdout) < 8_000
+
+
 class NewTensors(TorchDispatchMode):
     """Notes the bytes of every tensor that is made, views aside, while the context lasts."""
 

@@ -43,28 +43,42 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("any_machine", deadline=None)
 hypothesis.settings.load_profile("any_machine")
 
+MakeFolder = Callable[[str, Callable[[Path], object]], Path]
 MakeRun = Callable[..., RealRun]
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeRun:
-    """Return a function that makes a run once for all workers: the first worker makes it and the others wait.
+def folder_made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeFolder:
+    """Return a function that fills a folder once for all workers: the first worker fills it and the others wait.
 
-    If ``TESTS_KEEP_RUNS_IN`` names a folder, the runs are kept there and later sessions reuse them.
+    A fixture of a module is made again whenever a worker comes back to the module, and by each worker.
+
+    If ``TESTS_KEEP_RUNS_IN`` names a folder, these folders are kept there and later sessions reuse them.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
     if "TESTS_KEEP_RUNS_IN" in os.environ:
         shared = Path(os.environ["TESTS_KEEP_RUNS_IN"])
 
-    def make(name: str, scenarios: str, *options: str, null_runs: int = 0) -> RealRun:
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
         folder = shared / f"made_{name}"
         with filelock.FileLock(f"{folder}.lock"):
             if not (folder / "done").exists():
                 shutil.rmtree(folder, ignore_errors=True)  # left by a session that was killed
                 folder.mkdir()
-                make_run(folder, scenarios, *options, null_runs=null_runs)
+                fill(folder)
                 (folder / "done").touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def made_once(folder_made_once: MakeFolder) -> MakeRun:
+    """Return a function that makes a run once for all workers."""
+
+    def make(name: str, scenarios: str, *options: str, null_runs: int = 0) -> RealRun:
+        folder = folder_made_once(name, lambda folder: make_run(folder, scenarios, *options, null_runs=null_runs))
         return RealRun(folder / "run", folder / "run" / "evidence_pack", folder / "maker.pem")
 
     return make

@@ -25,9 +25,12 @@ def run(directory: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(folder_made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A folder with the undivided run, its three shards, and a key."""
-    folder = tmp_path_factory.mktemp("shards")
+    return folder_made_once("shards", make_runs)
+
+
+def make_runs(folder: Path) -> None:
     write_key_pair(folder / "maker", make_signing_key())
     key = ("--signing-key", str(folder / "maker.pem"))
     outputs = {
@@ -38,7 +41,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, output in outputs.items():
         assert ("a shard has no pack" not in output and "is as expected" not in output) == (name == "undivided"), output
-    return folder
 
 
 @pytest.fixture

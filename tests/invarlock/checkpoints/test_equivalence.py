@@ -103,35 +103,31 @@ def test_the_same_function_has_the_same_form(
     assert not sides.skipped
 
 
+def with_scaled_keys(baseline: Path, config: dict[str, Any], folder: Path) -> Sides:
+    """Compare mistral-tiny, with some values of its config changed, with a copy whose keys are scaled."""
+    model = load("mistral-tiny")
+    made.scale_keys(model)
+    model.save_pretrained(folder / "own")
+    shutil.copytree(baseline, folder / "base")
+    path = folder / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    return find_equivalence(open_checkpoint(folder / "base"), open_checkpoint(folder / "own"))
+
+
 @pytest.mark.parametrize("config", [{"num_attention_heads": None, "head_dim": None}, {"head_dim": 15}])
 def test_heads_that_a_config_does_not_tell_are_left_alone(
     config: dict[str, Any], baselines: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    model = load("mistral-tiny")
-    made.scale_keys(model)
-    model.save_pretrained(tmp_path / "own")
-    shutil.copytree(baselines("mistral-tiny"), tmp_path / "base")
-    path = tmp_path / "base" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
-
-    sides = find_equivalence(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "own"))
-
-    assert sides.removed == ()
+    assert with_scaled_keys(baselines("mistral-tiny"), config, tmp_path).removed == ()
 
 
 @pytest.mark.parametrize("where", ["partial_rotary_factor", "rope_parameters", "rope_scaling"])
 def test_where_a_part_of_a_head_is_turned_each_head_has_one_scale(
     where: str, baselines: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    model = load("mistral-tiny")
-    made.scale_keys(model)
-    model.save_pretrained(tmp_path / "own")
-    shutil.copytree(baselines("mistral-tiny"), tmp_path / "base")
-    path = tmp_path / "base" / "config.json"
     share: Any = 0.5 if where == "partial_rotary_factor" else {"partial_rotary_factor": 0.5}
-    path.write_text(json.dumps({**json.loads(path.read_text()), where: share}))
 
-    sides = find_equivalence(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "own"))
+    sides = with_scaled_keys(baselines("mistral-tiny"), {where: share}, tmp_path)
 
     assert max(change for name, change in differences(sides).items() if "k_proj" in name) > 0.1
 

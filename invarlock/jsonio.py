@@ -161,19 +161,40 @@ def check_schema(document: Any, schema_name: str, *, where: str) -> None:
     )
 
 
+_WRITTEN_FORM = json.JSONEncoder(indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
 def dump_json(document: Any) -> bytes:
     """Return the document as bytes in the written form: indented, sorted, with a newline at the end.
 
     Raises:
         ValueError: when a number is not finite; write ``null`` and a field with the reason instead.
     """
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = _WRITTEN_FORM.encode(document)
     try:
         return text.encode("utf-8") + b"\n"
     except UnicodeEncodeError:
         # the text has a file name that is not UTF-8; its bytes are escaped as in printed messages
         spelled = _HALF_OF_A_PAIR.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)
         return spelled.encode("utf-8") + b"\n"
+
+
+def is_dump_of(data: bytes, document: Any) -> bool:
+    """Return whether ``dump_json`` writes a document as these bytes, without using the memory that they need again.
+
+    False is possible for a document with a file name that is not UTF-8. A number that is not finite is written as no
+    bytes.
+    """
+    end = 0
+    try:
+        for piece in _WRITTEN_FORM.iterencode(document):
+            own = piece.encode("utf-8", "surrogatepass")
+            if not data.startswith(own, end):
+                return False
+            end += len(own)
+    except ValueError:
+        return False
+    return data[end:] == b"\n"
 
 
 def canonical_json(document: Any) -> bytes:

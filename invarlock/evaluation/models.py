@@ -24,7 +24,13 @@ from transformers.utils import logging
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import EvaluationError, OutOfMemoryError
-from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory, return_freed_memory, tune_allocator
+from invarlock.evaluation.memory import (
+    FLOAT32_BYTES,
+    check_room,
+    one_out_of_memory,
+    return_freed_memory,
+    tune_allocator,
+)
 from invarlock.problems import Code
 
 # transformers leaves these without types, or types them without output_loading_info

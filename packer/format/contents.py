@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from invarlock.packer.format.checksums import LINE_ENDS, with_line_ends_restored
 from invarlock.packer.format.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_TEXT_BYTES
-from invarlock.packer.format.pack_folder import CHANGED, FileState, PackFolder, Progress
+from invarlock.packer.format.pack_folder import CHANGED, FileState, PackFolder, Progress, size_of
 
 from invarlock.digests import sha256_hex
 from invarlock.errors import IntegrityError, MissingFileError
@@ -181,7 +181,7 @@ class SealedFiles:
         for path in (*read.states, *(problem.where for problem in read.problems)):
             if path in self._left:
                 del self._left[path]
-                self._progress(read.states.get(path, (0,))[0])
+                self._progress(size_of(read.states[path]) if path in read.states else 0)
         for path, state in read.states.items():
             if self._folder.read_states.setdefault(path, state) != state:
                 self.problems.append(Problem(Code.FILE_CHANGED, path, "", CHANGED))

@@ -5,8 +5,9 @@ Building and verifying use the same functions, so a verifier expects exactly wha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -104,7 +105,7 @@ def examine_reports(files: PackFiles) -> Findings:
     facts: dict[str, ReportFacts] = {}
     envelopes: dict[str, VerifyEnvelope] = {}
     baselines: dict[str, BaselineFacts] = {}
-    around = neighbours(files.digests)
+    around, shared = neighbours(files.digests), SharedValues()
     groups = _by_baseline(paths)
     elsewhere = examine_in_processes(files, groups)
     for baseline_path, group in groups:
@@ -121,7 +122,7 @@ def examine_reports(files: PackFiles) -> Findings:
                 examined = examine_report(files, path, baseline, planned.plan, preset, around[path])
             envelopes[path] = examined.envelope
             if examined.facts is not None:
-                facts[path] = examined.facts
+                facts[path] = shared.facts(examined.facts)
             problems += examined.problems
     models = {layout.model_folder(path) for path in paths if is_report(path)}
     unused = sorted(presets.keys() - models)
@@ -135,6 +136,29 @@ def examine_reports(files: PackFiles) -> Findings:
         for name in unused
     ]
     return Findings(planned, dict(sorted(facts.items())), envelopes, baselines, presets, tuple(problems))
+
+
+class SharedValues:
+    """Keeps one object of equal ones: the reports of a run repeat their settings, versions and names of fields."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[tuple[str, type, Any], ...], Mapping[str, Any]] = {}
+
+    def facts(self, facts: ReportFacts) -> ReportFacts:
+        """Return the same facts; their mappings of plain values are those of an earlier report if they are equal."""
+        return replace(
+            facts,
+            context=self.one(facts.context),
+            settings=self.one(facts.settings),
+            validation=self.one(facts.validation),
+            versions=self.one(facts.versions),
+            telemetry={sys.intern(name): value for name, value in facts.telemetry.items()},
+        )
+
+    def one(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the first mapping that was given with these names and plain values, of the same types and order."""
+        # 1, 1.0 and True are equal, but their texts differ
+        return self._seen.setdefault(tuple((name, type(value), value) for name, value in values.items()), values)
 
 
 def _facts_of(baseline: Baseline) -> BaselineFacts:

@@ -16,6 +16,7 @@ from invarlock.jsonio import (
     MAX_NUMBER_DIGITS,
     canonical_json,
     dump_json,
+    is_dump_of,
     parse_json,
     read_json,
     write_bytes,
@@ -32,6 +33,20 @@ JSON_VALUES = st.recursive(
 @given(JSON_VALUES)
 def test_what_is_written_reads_back_as_the_same_value(document: object) -> None:
     assert parse_json(dump_json(document), where="memory") == document
+
+
+@given(JSON_VALUES, JSON_VALUES, st.binary(max_size=2))
+def test_bytes_are_those_that_a_document_is_written_as_or_not(document: object, other: object, more: bytes) -> None:
+    data = dump_json(document)
+
+    assert is_dump_of(data, document)
+    assert is_dump_of(data, other) == (data == dump_json(other))
+    assert is_dump_of(data + more, document) == (not more)
+    assert not is_dump_of(data[:-1], document)
+
+
+def test_a_document_with_a_number_that_is_not_finite_is_written_as_no_bytes() -> None:
+    assert not is_dump_of(b"NaN\n", float("nan"))
 
 
 JSON_BYTES = st.one_of(

@@ -10,7 +10,7 @@ from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.format.limits import MAX_JSON_VALUES
 from invarlock.packer.verify.plan import read_plan
 from invarlock.packer.verify.presets import read_presets
-from invarlock.packer.verify.reports import Findings, examine_reports
+from invarlock.packer.verify.reports import Findings, SharedValues, examine_reports
 from invarlock.packer.verify.results import check_results, derive_results, derive_verdict
 from packs import BASELINE, FAULT, MODEL, REPORT, STRESS, TIME, VERDICT, pack_files
 
@@ -142,6 +142,15 @@ def test_the_results_that_follow_are_those_in_the_pack(files: Files) -> None:
     assert {REPORT.replace("evaluation.report", "verify"), layout.SECONDS_SUMMARY, layout.ARTIFACT_SUMMARY} <= set(
         derived
     )
+
+
+def test_equal_settings_of_reports_share_their_memory_if_their_texts_are_equal() -> None:
+    shared, first = SharedValues(), {"tier": "balanced", "windows": 1}
+
+    assert shared.one(first) is first
+    assert shared.one({"tier": "balanced", "windows": 1}) is first
+    for other in ({"tier": "balanced", "windows": 1.0}, {"tier": "balanced", "windows": True}, {"tier": "balanced"}):
+        assert shared.one(other) is other
 
 
 def test_from_a_verdict_of_too_many_values_nothing_is_read(files: Files) -> None:

@@ -61,7 +61,7 @@ def tune_allocator() -> None:
 
 
 def return_freed_memory() -> None:
-    """Return freed memory to the kernel, if the allocator is glibc's, which keeps freed blocks below ``MAPPED_BYTES``."""
+    """Return freed memory to the kernel, if the allocator is glibc's, which keeps blocks below ``MAPPED_BYTES``."""
     trim = _of_the_allocator("malloc_trim")
     if trim is not None:
         trim(0)

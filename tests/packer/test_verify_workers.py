@@ -138,9 +138,9 @@ def test_a_file_that_another_process_read_in_another_state_has_changed(pack: Pat
     with open_pack(pack) as folder:
         digest = "0" * 64
         files = SealedFiles(folder, {REPORT: digest})
-        files.adopt(FilesRead({REPORT: (1, 1, 1, 1)}, ()))
+        files.adopt(FilesRead({REPORT: b"1" * 32}, ()))
         assert files.problems == []
-        files.adopt(FilesRead({REPORT: (2, 1, 1, 1)}, ()))
+        files.adopt(FilesRead({REPORT: b"2" * 32}, ()))
 
         assert [problem.code for problem in files.finish()] == [Code.FILE_CHANGED]
 

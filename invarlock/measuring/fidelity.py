@@ -45,6 +45,7 @@ class TokenScores(Protocol):
         """Return the log-probabilities of tokens, given ids of shape (windows, positions, n) below ``vocabulary``.
 
         For a token whose log-probability is not known, any value that is not above its possible probability is valid.
+        The caller may overwrite the result.
         """
 
     def known(self, ids: torch.Tensor) -> torch.Tensor | None:

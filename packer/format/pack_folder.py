@@ -39,7 +39,8 @@ _OPEN_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 # Size, mtime, ctime and inode: at least one of them changes when the file does.
 # A tuple of them would take three times the memory, twice for each of up to 100,000 files.
 FileState = bytes
-_STATE = struct.Struct("<qqqQ")
+_STATE = struct.Struct("<4Q")
+_64_BITS = (1 << 64) - 1
 Progress = Callable[[int], object]
 
 
@@ -322,7 +323,9 @@ def _changed(path: str) -> Problem:
 
 
 def _file_state(status: os.stat_result) -> FileState:
-    return _STATE.pack(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    # times before 1970 are negative, and those after 2554 need more than 64 bits
+    return _STATE.pack(*(fact & _64_BITS for fact in facts))
 
 
 def size_of(state: FileState) -> int:

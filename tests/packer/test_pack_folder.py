@@ -27,6 +27,22 @@ def refused(folder: Path, name: str, limit_bytes: int = 100) -> Code:
     return caught.value.code
 
 
+@pytest.mark.parametrize("year", [1935, 2400])
+def test_a_file_may_be_as_old_or_as_new_as_it_likes(folder: Path, year: int) -> None:
+    seconds = (year - 1970) * 365 * 24 * 3600
+    os.utime(folder / "manifest.json", (seconds, seconds))
+    written = (folder / "manifest.json").stat().st_mtime_ns
+
+    with open_pack(folder) as pack:
+        before = pack.listing()
+        data = pack.read("manifest.json", 6)
+        unchanged = list(pack.changes(before))
+        os.utime(folder / "manifest.json", ns=(written, written + 1))
+        changed = [problem.where for problem in pack.changes(before)]
+
+    assert (data, unchanged, changed) == (b"{}", [], ["manifest.json"])
+
+
 def test_a_file_is_read_digested_and_listed_by_its_path(folder: Path) -> None:
     counted: list[int] = []
 

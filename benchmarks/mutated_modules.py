@@ -86,6 +86,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/verify/report.py": (CLAIMED, *VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
     "packer/verify/reports.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
     "packer/verify/results.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/shared_values.py": (RESULTS,),
     "packer/verify/workers.py": (f"{PACKER}/test_verify_workers.py",),
     "invarlock/reports/consistency.py": (
         f"{REPORTS}/test_consistency.py",

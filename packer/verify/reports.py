@@ -5,9 +5,8 @@ Building and verifying use the same functions, so a verifier expects exactly wha
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -22,6 +21,7 @@ from invarlock.packer.verify.evidence import Scope, absent, pack_statement, scop
 from invarlock.packer.verify.plan import PlanResult, read_plan
 from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.report import ReportFacts, examine_report
+from invarlock.packer.verify.shared_values import SharedValues
 from invarlock.packer.verify.workers import examine_in_processes
 
 from invarlock.documents.verification import VerifyEnvelope
@@ -136,29 +136,6 @@ def examine_reports(files: PackFiles) -> Findings:
         for name in unused
     ]
     return Findings(planned, dict(sorted(facts.items())), envelopes, baselines, presets, tuple(problems))
-
-
-class SharedValues:
-    """Keeps one object of equal ones: the reports of a run repeat their settings, versions and names of fields."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[tuple[str, type, Any], ...], Mapping[str, Any]] = {}
-
-    def facts(self, facts: ReportFacts) -> ReportFacts:
-        """Return the same facts; their mappings of plain values are those of an earlier report if they are equal."""
-        return replace(
-            facts,
-            context=self.one(facts.context),
-            settings=self.one(facts.settings),
-            validation=self.one(facts.validation),
-            versions=self.one(facts.versions),
-            telemetry={sys.intern(name): value for name, value in facts.telemetry.items()},
-        )
-
-    def one(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the first mapping that was given with these names and plain values, of the same types and order."""
-        # 1, 1.0 and True are equal, but their texts differ
-        return self._seen.setdefault(tuple((name, type(value), value) for name, value in values.items()), values)
 
 
 def _facts_of(baseline: Baseline) -> BaselineFacts:

@@ -20,7 +20,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from invarlock.packer.format.contents import FilesRead, PackFiles, SealedFiles
 from invarlock.packer.format.layout import model_folder
@@ -30,6 +30,7 @@ from invarlock.packer.verify.baselines import Baseline, read_baseline
 from invarlock.packer.verify.plan import read_plan
 from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.report import ExaminedReport, examine_report
+from invarlock.packer.verify.shared_values import SharedValues
 
 # Starting the processes takes about a second; in that time, one process derives 200 reports.
 MIN_REPORTS = 256
@@ -127,6 +128,7 @@ class _Examiner:
         self._presets, _ = read_presets(files)
         self._neighbours = neighbours(files.digests)
         self._baseline: tuple[str | None, Baseline | None] = (None, None)
+        self._shared = SharedValues()
 
     def examine(self, batch: Batch) -> _Answer:
         path, reports = batch
@@ -143,4 +145,9 @@ class _Examiner:
             )
             for report in reports
         }
-        return _Answer(examined, self._files.take_read())
+        # pickle writes an object once, however many reports share it
+        shared = {
+            report: one if one.facts is None else replace(one, facts=self._shared.facts(one.facts))
+            for report, one in examined.items()
+        }
+        return _Answer(shared, self._files.take_read())

@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.catalog.models import WindowCounts
 from invarlock.checkpoints.editing import edit_tensor
 from invarlock.checkpoints.families import Module, matrices
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
@@ -35,12 +36,21 @@ from invarlock.evaluation.kept_tokens import kept_file
 from invarlock.evaluation.measurements import Comparison, KnownBaseline, Reference, ScoredDraw, SubjectMeasurement
 from invarlock.evaluation.request import Setup
 from invarlock.evaluation.scoring import Scores
-from invarlock.evaluation.windows import Draw, Windows
+from invarlock.evaluation.windows import Draw
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code
 from invarlock.reports.documents import NullRunDocument
-from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
+from invarlock.reports.null_runs import (
+    CHANGES,
+    FLOAT16,
+    JITTER,
+    JITTER_SHARE,
+    NULL_SEED,
+    NULL_WINDOWS,
+    RTN_SPEC,
+    SCHEMA,
+)
 from invarlock.reports.policy import resolve_policy
 
 # The guards that are measured in a null run.
@@ -117,13 +127,21 @@ def null_contracts() -> dict[str, JsonObject]:
 def null_draws(snapshot: Path, setup: Setup, runs: Sequence[int]) -> dict[int, Draw]:
     """Return the windows of some null runs by run number; the text is tokenised once.
 
-    They have no preview windows: these show drift, of which no limit is learned.
+    They have no preview windows, which show drift: no limit is learned of it. They have at most ``NULL_WINDOWS`` final
+    windows of each text.
 
     Raises:
         EvaluationError: when the tokenizer cannot be loaded or the text is too short.
     """
-    draws = draw_runs(snapshot, setup.text, setup.plan, [NULL_SEED + run for run in runs])
-    return {run: replace(draws[NULL_SEED + run], preview=Windows((), ())) for run in runs}
+
+    def counts(seq_len: int, final: int) -> WindowCounts:
+        return WindowCounts(seq_len, preview=0, final=min(final, NULL_WINDOWS))
+
+    slices = {name: counts(own.seq_len, own.final) for name, own in setup.plan.slices.items()}
+    whole = counts(setup.plan.seq_len, setup.plan.final)
+    plan = replace(setup.plan, preview=whole.preview, final=whole.final, slices=slices)
+    draws = draw_runs(snapshot, setup.text, plan, [NULL_SEED + run for run in runs])
+    return {run: draws[NULL_SEED + run] for run in runs}
 
 
 def null_rewrite(name: str, files: CheckpointFiles, seed: int) -> Rewrite:

@@ -24,8 +24,8 @@ Tokens = npt.NDArray[np.int32]
 class Windows:
     """Windows of one kind: ids, and token ids in blocks of shape (windows, seq_len), the prefix included.
 
-    All windows of a block have the same length; the lengths of slices may differ. ``slices`` has the slice name of each
-    window; it is empty for a single unnamed text.
+    All windows of a block have the same length, and no block is empty; the lengths of slices may differ. ``slices`` has
+    the slice name of each window; it is empty for a single unnamed text.
     """
 
     ids: tuple[str, ...]
@@ -129,7 +129,7 @@ def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
     order = [names[index] for index in np.argsort(keys, kind="stable")]
 
     def take(chosen: list[str]) -> Windows:
-        return Windows(tuple(chosen), (windows[[distinct[name] for name in chosen]],))
+        return Windows(tuple(chosen), (windows[[distinct[name] for name in chosen]],) if chosen else ())
 
     return Draw(seed, take(order[:preview]), take(order[preview : preview + final]), tuple(prefix))
 

@@ -28,6 +28,9 @@ RTN_SPEC = "quant_rtn:8:128:all"
 JITTER_SHARE = 0.01
 JITTER = "jitter:0.01:all"
 CHANGES = (FLOAT16, RTN_SPEC, JITTER)
+# A null run scores at most this many final windows of each text. Its time is nearly proportional to them, and more of
+# them do not lead to better limits (docs/statistics.md).
+NULL_WINDOWS = 16
 # A change that moves the loss by more than this, in nats per token, is not harmless and is not used to derive limits.
 HARMLESS_DELTA = 0.01
 
@@ -86,14 +89,14 @@ def null_run_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
             for key in _keys(BY_NAME[guard]):
                 if block[key]["measurement_contract_hash"] != wanted:
                     yield _unusable(f"{side}.{key}", "was not measured under the measurement contract")
-    windows, dataset = document["windows"], document["dataset"]
+    windows, dataset = document["windows"], _scored(document)
     ids = [*windows["preview"]["window_ids"], *windows["final"]["window_ids"]]
     if len(set(ids)) != len(ids):
         yield _unusable("windows", "a window was scored twice")
     for part in ("preview", "final"):
         lengths = {len(values) for values in windows[part].values()}
         lengths |= {len(change["logloss"][part]) for change in document["changes"]}
-        # earlier versions scored preview windows too
+        # earlier versions scored preview windows too, and all final windows
         if lengths != {dataset["windows"][part]} and (part == "final" or lengths != {0}):
             yield _unusable(f"windows.{part}", "differs from the number of windows in dataset")
     scored = {part: block for part, block in windows.items() if part == "final" or block["window_ids"]}
@@ -126,6 +129,22 @@ def _harm(document: Mapping[str, Any]) -> Iterator[Problem]:
             before, after = document[key]["modules"], change[key]["modules"]
             if not before or before.keys() != after.keys():
                 yield _unusable(f"{change['name']}.{key}", "has other modules than the baseline")
+
+
+def _scored(document: Mapping[str, Any]) -> JsonObject:
+    """Return a null run's ``dataset`` with the windows that it scores instead of those of a case."""
+    dataset: JsonObject = document["dataset"]
+    if len(document["windows"]["final"]["window_ids"]) == dataset["windows"]["final"]:
+        return dataset
+    slices = [{**row, "windows": _fewer(row["windows"])} for row in dataset.get("slices", ())]
+    if not slices:
+        return {**dataset, "windows": _fewer(dataset["windows"])}
+    final = sum(row["windows"]["final"] for row in slices)
+    return {**dataset, "windows": {**dataset["windows"], "final": final}, "slices": slices}
+
+
+def _fewer(windows: Mapping[str, int]) -> dict[str, int]:
+    return {**windows, "final": min(windows["final"], NULL_WINDOWS)}
 
 
 def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, JsonObject]:

@@ -89,7 +89,8 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> PresetDocument:
         raise EvaluationError(
             f"null runs: only {count}, but two are needed: one to fit and one held out", code=Code.NULL_RUNS_UNUSABLE
         )
-    windows = len(held_out.document["windows"]["final"]["window_ids"])
+    # those of a case: a null run may score fewer
+    windows = first["dataset"]["windows"]["final"]
     blocks = {
         learnt.block: learnt.derive([kept[learnt.block] for kept in changes], tier_policy, windows)
         for learnt in LEARNED_LIMITS

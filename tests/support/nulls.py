@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from invarlock.reports.derivation import contract_hash
 from invarlock.reports.documents import NullRunDocument
-from invarlock.reports.null_runs import CHANGES, NULL_SEED, SCHEMA
+from invarlock.reports.null_runs import CHANGES, NULL_SEED, NULL_WINDOWS, SCHEMA
 from invarlock.reports.presets import NullRun
 
 CONTRACTS: dict[str, Any] = {"rmt": {"guard": "rmt"}, "spectral": {"guard": "spectral"}, "variance": {"guard": "v"}}
@@ -72,6 +72,21 @@ def without_previews(run: NullRun) -> NullRun:
     document["windows"]["preview"] = {"window_ids": [], "token_counts": [], "logloss": []}
     for change in document["changes"]:
         change["logloss"]["preview"] = []
+    return NullRun(document, run.sha256)
+
+
+def with_few_windows(run: NullRun, of_a_case: int) -> NullRun:
+    """Return a null run as today's version measures it where a case has more windows: with 16 windows."""
+    document: Any = without_previews(run).document
+    document["dataset"]["windows"]["final"] = of_a_case
+    times = NULL_WINDOWS // WINDOWS
+    final = document["windows"]["final"]
+    for block in (final, document["fidelity"], *(change["fidelity"] for change in document["changes"])):
+        block |= {key: values * times for key, values in block.items() if isinstance(values, list)}
+    final["window_ids"] = [f"{run.run * 100 + index:016x}" for index in range(NULL_WINDOWS)]
+    for change in document["changes"]:
+        change["logloss"]["final"] *= times
+        change["fidelity"]["histogram"] = {"first": 201, "counts": [10 * NULL_WINDOWS]}
     return NullRun(document, run.sha256)
 
 

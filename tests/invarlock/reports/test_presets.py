@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from nulls import null_run, without_previews
+from nulls import null_run, with_few_windows, without_previews
 
 from invarlock.errors import DocumentError, EvaluationError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json
@@ -124,6 +124,68 @@ def test_null_runs_without_preview_windows_give_the_same_limits_and_no_drift() -
     # the runs of one version may follow those of another
     both = derive_preset([null_run(1, preview_delta=-0.009), without_previews(null_run(2)), null_run(3)], "balanced")
     assert both["derivation"]["drift"]["n"] == 3
+
+
+def test_null_runs_of_sixteen_windows_give_the_limits_of_a_case() -> None:
+    deltas = (0.001, -0.001, 0.001, -0.001)
+    few, all_of_them = (with_few_windows(null_run(run, deltas=deltas), windows) for run, windows in ((1, 400), (1, 16)))
+    held_out = (with_few_windows(null_run(2), windows) for windows in (400, 16))
+    own, small = (derive_preset(pair, "balanced") for pair in zip((few, all_of_them), held_out, strict=True))
+
+    check_schema(own, "calibrated_preset", where="preset")
+    # an effect is smaller where it is the mean of 400 windows
+    assert own["derivation"]["variance"]["windows"] == 400
+    assert own["derivation"]["variance"]["n"] == 3 * 16
+    assert own["limits"]["variance.min_effect"] == pytest.approx(small["limits"]["variance.min_effect"] / 5)
+    assert {key: value for key, value in own["limits"].items() if key != "variance.min_effect"} == {
+        key: value for key, value in small["limits"].items() if key != "variance.min_effect"
+    }
+
+
+def test_null_runs_of_sixteen_windows_of_each_slice_are_accepted() -> None:
+    def with_slices(document: Any, second: int) -> None:
+        dataset, final = document["dataset"], document["windows"]["final"]
+        row = {key: dataset[key] for key in ("provider", "source_sha256", "seq_len")}
+        counts = {"a": 12, "b": second}
+        dataset["slices"] = [
+            {"name": name, **row, "windows": {"preview": 4, "final": final}} for name, final in counts.items()
+        ]
+        dataset["windows"] = {"preview": 8, "final": sum(counts.values())}
+        final["slices"] = ["a"] * 12 + ["b"] * 4
+        for block in document["changes"]:
+            own = block["fidelity"]
+            halves = {"a": 12, "b": 4}
+            own["slices"] = {
+                name: {"kl_max": 0.001, "histogram": {"first": 201, "counts": [10 * count]}}
+                for name, count in halves.items()
+            }
+
+    def runs(second: int) -> list[NullRun]:
+        return [
+            change(with_few_windows(null_run(run), 16), lambda document: with_slices(document, second))
+            for run in (1, 2)
+        ]
+
+    assert derive_preset(runs(4), "balanced")["dataset"]["windows"]["final"] == 16
+    # 17 windows of the second text are 16 in a null run
+    with pytest.raises(EvaluationError, match=r"windows\.final: differs from the number of windows"):
+        derive_preset(runs(17), "balanced")
+
+
+@pytest.mark.parametrize("windows", [15, 17])
+def test_a_null_run_of_fewer_windows_than_sixteen_and_of_a_case_is_refused(windows: int) -> None:
+    def cut(document: Any) -> None:
+        final = document["windows"]["final"]
+        changes = document["changes"]
+        for block in (final, document["fidelity"], *(own["fidelity"] for own in changes)):
+            block |= {key: (values * 2)[:windows] for key, values in block.items() if isinstance(values, list)}
+        final["window_ids"] = [f"{index:016x}" for index in range(windows)]
+        for own in changes:
+            own["logloss"]["final"] = (own["logloss"]["final"] * 2)[:windows]
+            own["fidelity"]["histogram"] = {"first": 201, "counts": [10 * windows]}
+
+    with pytest.raises(EvaluationError, match=r"windows\.final: differs from the number of windows"):
+        derive_preset([change(with_few_windows(null_run(1), 400), cut), HELD_OUT], "balanced")
 
 
 def test_nulls_outside_the_tiers_drift_band_set_no_limit() -> None:

@@ -107,7 +107,7 @@ def examine_reports(files: PackFiles) -> Findings:
     baselines: dict[str, BaselineFacts] = {}
     around, shared = neighbours(files.digests), SharedValues()
     groups = _by_baseline(paths)
-    elsewhere = examine_in_processes(files, groups)
+    elsewhere = examine_in_processes(files, groups, shared)
     for baseline_path, group in groups:
         baseline = None
         if baseline_path is not None:
@@ -117,12 +117,13 @@ def examine_reports(files: PackFiles) -> Findings:
                 baselines[baseline_path] = _facts_of(baseline)
         for path in group:
             preset = presets.get(layout.model_folder(path))
-            examined = elsewhere.get(path)
+            examined = elsewhere.pop(path, None)
             if examined is None:
-                examined = examine_report(files, path, baseline, planned.plan, preset, around[path])
+                own = examine_report(files, path, baseline, planned.plan, preset, around[path])
+                examined = shared.examined(own)
             envelopes[path] = examined.envelope
             if examined.facts is not None:
-                facts[path] = shared.facts(examined.facts)
+                facts[path] = examined.facts
             problems += examined.problems
     models = {layout.model_folder(path) for path in paths if is_report(path)}
     unused = sorted(presets.keys() - models)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from invarlock.packer.verify.report import ReportFacts
+from invarlock.packer.verify.report import ExaminedReport, ReportFacts
 
 
 class SharedValues:
@@ -15,6 +15,10 @@ class SharedValues:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[tuple[str, type, Any], ...], Mapping[str, Any]] = {}
+
+    def examined(self, report: ExaminedReport) -> ExaminedReport:
+        """Return the same report with shared facts."""
+        return report if report.facts is None else replace(report, facts=self.facts(report.facts))
 
     def facts(self, facts: ReportFacts) -> ReportFacts:
         """Return the same facts; their mappings of plain values are those of an earlier report if they are equal."""

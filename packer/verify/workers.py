@@ -49,7 +49,7 @@ class _Answer:
 
 
 def examine_in_processes(
-    files: PackFiles, groups: Sequence[tuple[str | None, Sequence[str]]]
+    files: PackFiles, groups: Sequence[tuple[str | None, Sequence[str]]], shared: SharedValues
 ) -> dict[str, ExaminedReport]:
     """Return the examined reports by path; none if the pack is small or not in a folder, or there is only one core.
 
@@ -57,6 +57,7 @@ def examine_in_processes(
         files: the files of the pack; a file read by another process is marked as read.
         groups: the path of each baseline's own report (None if the pack lacks it), with the paths of the reports
             measured against it.
+        shared: the values that their facts share.
     """
     batches: deque[Batch] = deque()
     for baseline, paths in groups:
@@ -67,7 +68,7 @@ def examine_in_processes(
         return {}
     order = pickle.dumps((files.path, dict(files.digests)))
     with ThreadPoolExecutor(count) as threads:
-        running = [threads.submit(_collect, order, batches) for _ in range(count)]
+        running = [threads.submit(_collect, order, batches, shared) for _ in range(count)]
         answers = [answer for future in running for answer in future.result()]
     examined: dict[str, ExaminedReport] = {}
     for answer in answers:
@@ -76,7 +77,7 @@ def examine_in_processes(
     return examined
 
 
-def _collect(order: bytes, batches: deque[Batch]) -> list[_Answer]:
+def _collect(order: bytes, batches: deque[Batch], shared: SharedValues) -> list[_Answer]:
     """Start a process, give it batches until none are left, and return its answers."""
     answers: list[_Answer] = []
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
@@ -91,7 +92,9 @@ def _collect(order: bytes, batches: deque[Batch]) -> list[_Answer]:
                     pickle.dump(batches.popleft(), process.stdin)
                     process.stdin.flush()
                     # safe to unpickle: written by our own process
-                    answers.append(pickle.load(process.stdout))
+                    answer: _Answer = pickle.load(process.stdout)
+                    reports = {path: shared.examined(report) for path, report in answer.reports.items()}
+                    answers.append(replace(answer, reports=reports))
             finally:
                 process.kill()
     except (OSError, EOFError, IndexError, pickle.UnpicklingError):
@@ -134,20 +137,10 @@ class _Examiner:
         path, reports = batch
         if path != self._baseline[0]:
             self._baseline = (path, None if path is None else read_baseline(self._files, path)[0])
-        examined = {
-            report: examine_report(
-                self._files,
-                report,
-                self._baseline[1],
-                self._plan,
-                self._presets.get(model_folder(report)),
-                self._neighbours[report],
-            )
-            for report in reports
-        }
         # pickle writes an object once, however many reports share it
-        shared = {
-            report: one if one.facts is None else replace(one, facts=self._shared.facts(one.facts))
-            for report, one in examined.items()
-        }
-        return _Answer(shared, self._files.take_read())
+        examined = {report: self._shared.examined(self._examine(report)) for report in reports}
+        return _Answer(examined, self._files.take_read())
+
+    def _examine(self, report: str) -> ExaminedReport:
+        preset = self._presets.get(model_folder(report))
+        return examine_report(self._files, report, self._baseline[1], self._plan, preset, self._neighbours[report])

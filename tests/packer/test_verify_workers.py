@@ -16,6 +16,7 @@ from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.verify import reports, workers
 from invarlock.packer.verify.options import VerifyOptions
 from invarlock.packer.verify.result import VerifyResult
+from invarlock.packer.verify.shared_values import SharedValues
 from invarlock.packer.verify.verifying import verify_pack
 from packs import BASELINE, FAULT, REPORT, SCENARIOS, STRESS, edit_json, pack_files
 
@@ -119,7 +120,10 @@ def test_a_pack_in_memory_starts_no_process(pack: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(workers, "MIN_REPORTS", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
-    assert workers.examine_in_processes(MemoryFiles(pack_files(pack)), [(BASELINE, [REPORT, STRESS])]) == {}
+    assert (
+        workers.examine_in_processes(MemoryFiles(pack_files(pack)), [(BASELINE, [REPORT, STRESS])], SharedValues())
+        == {}
+    )
 
 
 def test_a_process_whose_orders_end_ends_quietly(pack: Path) -> None:

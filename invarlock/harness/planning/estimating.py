@@ -14,6 +14,7 @@ from invarlock.harness.planning.sizing import disk_bytes, model_needs
 from invarlock.harness.sources.texts import window_counts
 from invarlock.harness.state.run import Run
 from invarlock.machine_speed import MachineSpeed, measure_speed
+from invarlock.reports.null_runs import NULL_WINDOWS
 
 # A null run measures the baseline and three harmless changes to it.
 SUBJECTS_OF_A_NULL_RUN = 3
@@ -63,7 +64,7 @@ def _of_model(run: Run, model: Model, cases: Sequence[Case], speed: MachineSpeed
     add(counts.preview + counts.final, _runs(model, cases), len(cases))
     if calibrates(run):
         null_runs = run.settings.calibration_runs
-        add(counts.final, null_runs, SUBJECTS_OF_A_NULL_RUN * null_runs)
+        add(min(counts.final, NULL_WINDOWS), null_runs, SUBJECTS_OF_A_NULL_RUN * null_runs)
     return measurements, seconds
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -42,6 +44,9 @@ _MULTIMODAL: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 EAGER = "eager"
 DEQUANTISED, NATIVE = "dequantised", "native"
+
+# After so many bytes a file is opened again, which unmaps what was read.
+MAPPED_BYTES = 64_000_000
 
 _LOGGING.set_verbosity_error()
 _LOGGING.disable_progress_bar()
@@ -102,15 +107,16 @@ def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
         OutOfMemoryError: when it does not fit.
     """
     config = functools.cache(lambda: _read_config(folder, placement.remote_code))
-    return _load(
-        folder,
-        read_checkpoint(folder).total_parameters,
-        placement,
-        config,
-        lambda options: auto_class(config()).from_pretrained(
+    files = read_checkpoint(folder)
+
+    def load(options: Mapping[str, Any]) -> Any:
+        if placement.device == "cpu" and not placement.remote_code:
+            return _load_one_by_one(config(), files.entries, _DenseTensors(files).read, options)
+        return auto_class(config()).from_pretrained(
             folder, local_files_only=True, trust_remote_code=placement.remote_code, **options
-        ),
-    )
+        )
+
+    return _load(folder, files.total_parameters, placement, config, load)
 
 
 def _read_config(folder: Path, remote_code: bool) -> PreTrainedConfig:
@@ -155,12 +161,22 @@ def load_dequantised(checkpoint: Checkpoint, placement: Placement) -> PreTrained
     config = functools.cache(lambda: _dense_config(files))
 
     def load(options: Mapping[str, Any]) -> Any:
-        with torch.device("meta"):
-            model_class = type(auto_class(config()).from_config(config()))
-        weights = {name: _LazyTensor(checkpoint, name) for name in files.entries}
-        return model_class.from_pretrained(None, config=config(), state_dict=weights, local_files_only=True, **options)
+        return _load_one_by_one(config(), files.entries, checkpoint.read, options)
 
     return _load(files.folder, files.total_parameters, placement, config, load)
+
+
+def _load_one_by_one(
+    config: PreTrainedConfig,
+    names: Iterable[str],
+    read: Callable[[str], torch.Tensor],
+    options: Mapping[str, Any],
+) -> Any:
+    """Return a model and the report of its loading; tensors are read when the library takes them."""
+    with torch.device("meta"):
+        model_class: Any = type(auto_class(config).from_config(config))
+    weights = {name: _LazyTensor(read, name) for name in names}
+    return model_class.from_pretrained(None, config=config, state_dict=weights, local_files_only=True, **options)
 
 
 def _dense_config(files: CheckpointFiles) -> PreTrainedConfig:
@@ -203,11 +219,37 @@ def _load(
 class _LazyTensor:
     """A tensor that is read only when the library takes it, like the slices of a safetensors file."""
 
-    checkpoint: Checkpoint
+    read: Callable[[str], torch.Tensor]
     name: str
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        return self.checkpoint.read(self.name)[index]
+        return self.read(self.name)[index]
+
+
+class _DenseTensors:
+    """Reads the tensors of a dense checkpoint, with a limited part of its files mapped into memory at a time.
+
+    If a whole file stayed mapped, its pages would count as this process's memory until all weights are converted.
+    """
+
+    def __init__(self, files: CheckpointFiles) -> None:
+        self._files = files
+        self._shard: Any = None
+        self._name = ""
+        self._mapped = 0
+        # the library reads several tensors at once
+        self._lock = Lock()
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor as it is stored."""
+        entry = self._files.entries[name]
+        with self._lock:
+            if entry.shard != self._name or self._mapped > MAPPED_BYTES:
+                self._shard = safe_open(self._files.folder / entry.shard, framework="pt")
+                self._name, self._mapped = entry.shard, 0
+            self._mapped += entry.size_bytes
+            tensor: torch.Tensor = self._shard.get_tensor(name)
+        return tensor
 
 
 def _not_loaded(folder: Path, error: Exception) -> EvaluationError:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from invarlock.evaluation.output_heads import HEAD_LOGITS, separate_head
+
 FLOAT32_BYTES = 4
 # The numbers of mallopt's options, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -92,7 +94,10 @@ def forward_bytes(model: Any, windows: int, seq_len: int) -> int:
         inner = max(inner)
     tokens = windows * seq_len
     activations = tokens * (HIDDEN_TENSORS * width + INNER_TENSORS * inner)
-    logits = LOGITS_TENSORS * tokens * config.vocab_size
+    at_once = tokens * config.vocab_size
+    if separate_head(model) is not None:
+        at_once = min(at_once, HEAD_LOGITS)
+    logits = LOGITS_TENSORS * at_once
     return weight_bytes(model) + int(activations + logits) * FLOAT32_BYTES
 
 

@@ -33,6 +33,7 @@ from invarlock.evaluation.memory import (
     return_freed_memory,
     tune_allocator,
 )
+from invarlock.evaluation.output_heads import note_head
 from invarlock.problems import Code
 
 # transformers leaves these without types, or types them without output_loading_info
@@ -212,6 +213,7 @@ def _load(
     except Exception as error:  # noqa: BLE001 - a config may make a library raise anything
         raise _not_loaded(folder, error) from None
     _check_loading(info)
+    note_head(placed)
     return placed
 
 

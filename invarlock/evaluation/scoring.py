@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
 from invarlock.evaluation.models import forward
+from invarlock.evaluation.output_heads import HEAD_LOGITS, separate_head
 from invarlock.evaluation.windows import Tokens
 from invarlock.measuring.fidelity import LogitScores, TokenScores
 from invarlock.stages import announce
@@ -137,27 +139,47 @@ def score_windows(
 
 
 def windows_of_a_pass(model: PreTrainedModel, seq_len: int) -> int:
-    """Return how many windows a forward pass may have to limit its logits; 0 if one window exceeds the limit."""
+    """Return how many windows a forward pass may have to limit its logits; 0 if one window exceeds the limit.
+
+    Where the head runs apart from the model, there is no such limit.
+    """
+    if separate_head(model) is not None:
+        return sys.maxsize
     most = CPU_PASS_LOGITS if model.device.type == "cpu" else PASS_LOGITS
     return int(most // (seq_len * model.config.get_text_config().vocab_size))
 
 
 def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observer: Observer | None) -> list[float]:
-    logits = forward(model, batch).logits[:, :-1]  # (windows, seq_len - 1, vocabulary)
-    targets = batch[:, 1:].to(logits.device)  # if the model is spread over devices, the last one has the logits
-    total = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
-    on_cpu = logits.device.type == "cpu"
-    for start, stop in _chunks(logits.shape, CACHED_LOGITS if on_cpu else CHUNK_LOGITS):
-        scores = LogitScores.of(logits[:, start:stop])
-        following = scores.of_tokens(targets[:, start:stop, None])[..., 0]
-        total -= following.double().sum(dim=1)
-        if observer is not None:
-            observer.observe((first, first + len(batch)), (start, stop), scores, following)
-    mean: list[float] = (total / targets.shape[1]).tolist()
+    total = torch.zeros(len(batch), dtype=torch.float64)
+    for begin, logits in _parts(model, batch):
+        on_cpu = logits.device.type == "cpu"
+        # if the model is spread over devices, the last one has the logits
+        targets, total = batch[:, 1:].to(logits.device), total.to(logits.device)
+        for start, stop in _chunks(logits.shape, CACHED_LOGITS if on_cpu else CHUNK_LOGITS):
+            scores = LogitScores.of(logits[:, start:stop])
+            positions = begin + start, begin + stop
+            following = scores.of_tokens(targets[:, slice(*positions), None])[..., 0]
+            total -= following.double().sum(dim=1)
+            if observer is not None:
+                observer.observe((first, first + len(batch)), positions, scores, following)
+    mean: list[float] = (total / (batch.shape[1] - 1)).tolist()
     return mean
 
 
-def _chunks(shape: torch.Size, values: int) -> Iterator[tuple[int, int]]:
+def _parts(model: PreTrainedModel, batch: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the first of some predicted positions, and their logits, shape (windows, positions, vocabulary)."""
+    head = separate_head(model)
+    if head is None:
+        yield 0, forward(model, batch).logits[:, :-1]
+        return
+    with head.removed(model):
+        hidden = forward(model, batch).logits[:, :-1]
+    with one_out_of_memory():
+        for start, stop in _chunks((*hidden.shape[:2], model.config.get_text_config().vocab_size), HEAD_LOGITS):
+            yield start, head.logits(model, hidden[:, start:stop])
+
+
+def _chunks(shape: Sequence[int], values: int) -> Iterator[tuple[int, int]]:
     windows, positions, vocabulary = shape
     step = max(1, values // (windows * vocabulary))
     for start in range(0, positions, step):

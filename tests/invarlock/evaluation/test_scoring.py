@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from invarlock.errors import EvaluationError
 from invarlock.evaluation import scoring
 from invarlock.evaluation.models import Placement, load_model, load_stored_model
+from invarlock.evaluation.output_heads import note_head, separate_head
 from invarlock.evaluation.scoring import score_windows
 from invarlock.problems import Code
 
@@ -64,8 +65,14 @@ SCALED: dict[str, dict[str, Any]] = {
 }
 
 
+# Two cap the logits of their head, and one reads the dtype of its weight. Scales that are powers of two, as above,
+# change no digit whether they apply to logits or to hidden states.
+NEED_THEIR_HEAD = {"gemma2", "gemma3_text", "mamba"}
+
+
 @pytest.mark.parametrize("model_type", SCALED)
-def test_soft_caps_scales_and_transforms_of_logits_are_the_models_own(model_type: str) -> None:
+@pytest.mark.parametrize("noted", [False, True])
+def test_soft_caps_scales_and_transforms_of_logits_are_the_models_own(model_type: str, noted: bool) -> None:
     sizes = {key: value for key, value in TINY.items() if (model_type, key) != ("falcon", "head_dim")}
     config = transformers.AutoConfig.for_model(model_type, **sizes, **SCALED[model_type])
     torch.manual_seed(0)
@@ -73,6 +80,8 @@ def test_soft_caps_scales_and_transforms_of_logits_are_the_models_own(model_type
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
+    if noted:
+        note_head(model)
 
     scores = score_windows(model, TOKENS, 3)
 
@@ -81,6 +90,42 @@ def test_soft_caps_scales_and_transforms_of_logits_are_the_models_own(model_type
     targets = torch.from_numpy(TOKENS).long()[:, 1:]
     expected = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0].mean(dim=1)
     assert scores.losses == pytest.approx(expected.tolist(), rel=1e-6)
+    assert (separate_head(model) is not None) == (noted and model_type not in NEED_THEIR_HEAD)
+
+
+def test_a_head_apart_gives_the_same_losses_in_larger_passes_and_smaller_parts(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_model("llama"), CPU)
+    apart = score_windows(model, TOKENS, 7)
+    monkeypatch.setattr(scoring, "HEAD_LOGITS", 64 * 7 * 4)
+    in_parts = score_windows(model, TOKENS, 7)
+    head = model.get_output_embeddings()
+    shapes: list[tuple[int, ...]] = []
+    handle = head.register_forward_hook(lambda module, given, output: shapes.append(tuple(output.shape)))
+    score_windows(model, TOKENS, 7)
+    handle.remove()
+
+    assert isinstance(head, torch.nn.Linear)
+    assert shapes == [(7, 4, 64), (7, 4, 64), (7, 4, 64), (7, 3, 64)]
+    assert apart.losses == pytest.approx(reference(model), rel=1e-5)
+    assert in_parts.losses == pytest.approx(apart.losses, rel=1e-6)
+    # with 64 logits in a pass, a model that is run as a whole scores one window at a time
+    monkeypatch.setattr(scoring, "CPU_PASS_LOGITS", 64)
+    assert score_windows(model, TOKENS, 7).batch_size == 7
+
+
+def test_a_model_has_its_head_again_after_a_pass_that_fails(tiny_model: Callable[..., Path]) -> None:
+    model = load_model(tiny_model("gpt2"), CPU)
+    beyond = np.random.default_rng(0).integers(3, 64, size=(2, 40)).astype(np.int32)
+    head = model.get_output_embeddings()
+
+    assert separate_head(model) is not None
+    with pytest.raises(EvaluationError, match="forward pass fails"):
+        score_windows(model, beyond, 2)
+
+    assert model.get_output_embeddings() is head
+    assert score_windows(model, TOKENS, 7).losses == pytest.approx(reference(model), rel=1e-5)
 
 
 def test_a_forward_pass_that_fails_is_one_line(tiny_model: Callable[..., Path]) -> None:
@@ -112,10 +157,11 @@ def test_a_tensor_of_another_shape_than_the_config_gives_is_named(
     assert str(raised.value).endswith(f" such as {name}: {[shape[0], shape[1] + 64]} instead of {shape}")
 
 
+@pytest.mark.parametrize("architecture", ["mixtral", "gemma2"])
 def test_a_loss_does_not_depend_on_the_batch_or_on_the_chunks(
-    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
-    model = load_model(tiny_model("mixtral"), CPU)
+    model = load_model(tiny_model(architecture), CPU)
     alone = score_windows(model, TOKENS, 1).losses
 
     together = score_windows(model, TOKENS, 7).losses
@@ -222,7 +268,8 @@ def test_attention_uses_the_requested_implementation(tiny_model: Callable[..., P
 def test_a_forward_pass_on_a_cpu_has_no_more_windows_than_its_limit_of_logits(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_model(tiny_model("llama"), CPU)
+    # a model with a soft cap cannot be run without its head
+    model = load_model(tiny_model("gemma2"), CPU)
     monkeypatch.setattr(scoring, "CPU_PASS_LOGITS", 5 * 16 * model.config.vocab_size)
 
     assert score_windows(model, TOKENS, 16).batch_size == 5

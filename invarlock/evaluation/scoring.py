@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +16,7 @@ from invarlock.evaluation.models import forward
 from invarlock.evaluation.output_heads import HEAD_LOGITS, separate_head
 from invarlock.evaluation.windows import Tokens
 from invarlock.measuring.fidelity import LogitScores, TokenScores
+from invarlock.measuring.rmt import CHUNK_WINDOWS
 from invarlock.stages import announce
 
 # The most logits of one forward pass: 128 million take 512 MB as float32 and half of that as bfloat16. With a
@@ -141,12 +141,11 @@ def score_windows(
 def windows_of_a_pass(model: PreTrainedModel, seq_len: int) -> int:
     """Return how many windows a forward pass may have to limit its logits; 0 if one window exceeds the limit.
 
-    Where the head runs apart from the model, there is no such limit.
+    Where the head runs apart from the model, a chunk of the guards on activations always fits.
     """
-    if separate_head(model) is not None:
-        return sys.maxsize
     most = CPU_PASS_LOGITS if model.device.type == "cpu" else PASS_LOGITS
-    return int(most // (seq_len * model.config.get_text_config().vocab_size))
+    fitting = int(most // (seq_len * model.config.get_text_config().vocab_size))
+    return fitting if separate_head(model) is None else max(fitting, CHUNK_WINDOWS)
 
 
 def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observer: Observer | None) -> list[float]:

@@ -175,9 +175,10 @@ def _load_one_by_one(
 ) -> Any:
     """Return a model and the report of its loading; tensors are read when the library takes them."""
     with torch.device("meta"):
-        model_class: Any = type(auto_class(config).from_config(config))
+        # of a multimodal model this may be the language model alone, with a config of its own
+        made = auto_class(config).from_config(config)
     weights = {name: _LazyTensor(read, name) for name in names}
-    return model_class.from_pretrained(None, config=config, state_dict=weights, local_files_only=True, **options)
+    return type(made).from_pretrained(None, config=made.config, state_dict=weights, local_files_only=True, **options)
 
 
 def _dense_config(files: CheckpointFiles) -> PreTrainedConfig:

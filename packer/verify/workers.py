@@ -2,7 +2,8 @@
 
 Example::
 
-    examined = examine_in_processes(files, [("baselines/m/evaluation.report.json", ["reports/m/…"])])
+    groups = [("baselines/m/evaluation.report.json", ["reports/m/…"])]
+    examined = examine_in_processes(files, groups, SharedValues())
     examined["reports/m/noop_control/run_1/evaluation.report.json"]     # an ExaminedReport
 
 Each process opens the pack's folder itself, and compares what it reads with digests that it gets from the verifier.

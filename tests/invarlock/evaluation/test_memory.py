@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.memory import forward_bytes, one_out_of_memory, weight_bytes
 from invarlock.evaluation.models import Placement, load_model
+from invarlock.evaluation.output_heads import HEAD_LOGITS
 from invarlock.evaluation.scoring import score_windows
 from invarlock.measuring.invariants import count_nonfinite
 from invarlock.measuring.spectral import measure_spectra
@@ -50,6 +51,22 @@ def test_running_out_of_memory_is_one_error_everywhere(bounded: None, take: Call
         take()
 
 
+def test_logits_count_only_where_they_all_exist_at_once(tiny_model: Callable[..., Path]) -> None:
+    apart, whole = (load_model(tiny_model(name), Placement("cpu")) for name in ("llama", "gemma2"))
+
+    def logits(model: Any, windows: int) -> int:
+        text, small = model.config.get_text_config(), forward_bytes(model, windows, 128)
+        text.vocab_size += 1_000_000
+        try:
+            return forward_bytes(model, windows, 128) - small
+        finally:
+            text.vocab_size -= 1_000_000
+
+    # float32, and as much again for the cross entropy
+    assert logits(whole, 16) == 16 * 128 * 1_000_000 * 4 * 2
+    assert logits(apart, 16) < 2 * HEAD_LOGITS * 4
+
+
 def test_a_memory_limit_is_respected_by_loading_and_by_scoring(tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model("llama")
     model = load_model(folder, Placement("cpu"))
@@ -73,22 +90,28 @@ from pathlib import Path
 from invarlock.evaluation.memory import return_freed_memory
 from invarlock.evaluation.models import Placement, load_model
 
-def anonymous():
+def memory(field):
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) // 1024
+
+def anonymous():
+    return memory("RssAnon")
 
 load_model(Path(sys.argv[1]), Placement("cpu"))
 return_freed_memory()
 before = anonymous()
 model = load_model(Path(sys.argv[2]), Placement("cpu"))
 loaded = anonymous()
+mapped = memory("VmHWM") - memory("VmRSS")
 del model
 return_freed_memory()
-print(loaded - before, anonymous() - before)
+print(loaded - before, anonymous() - before, mapped)
 """
 
 
-def test_the_memory_of_a_model_that_is_freed_is_returned(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_model_is_loaded_without_its_whole_file_in_memory_and_its_memory_is_returned(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
     config = transformers.LlamaConfig(
         vocab_size=20_000, hidden_size=576, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=9
     )
@@ -96,9 +119,11 @@ def test_the_memory_of_a_model_that_is_freed_is_returned(tiny_model: Callable[..
 
     done = succeed(python("-c", FREED, str(tiny_model("llama")), str(tmp_path)))
 
-    loaded, left = (int(size) for size in done.stdout.split())
+    loaded, left, mapped = (int(size) for size in done.stdout.split())
     assert loaded > 250
     assert left < 20
+    # 64 of the 140 MB of its file, and what the library reads ahead
+    assert mapped < 100
 
 
 AGAIN = """

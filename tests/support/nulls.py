@@ -75,18 +75,18 @@ def without_previews(run: NullRun) -> NullRun:
     return NullRun(document, run.sha256)
 
 
-def with_few_windows(run: NullRun, of_a_case: int) -> NullRun:
-    """Return a null run as today's version measures it where a case has more windows: with 16 windows."""
+def with_few_windows(run: NullRun, of_a_case: int, windows: int = NULL_WINDOWS) -> NullRun:
+    """Return a null run as today's version measures it where a case has more windows: 16 of each text."""
     document: Any = without_previews(run).document
     document["dataset"]["windows"]["final"] = of_a_case
-    times = NULL_WINDOWS // WINDOWS
+    times = windows // WINDOWS
     final = document["windows"]["final"]
     for block in (final, document["fidelity"], *(change["fidelity"] for change in document["changes"])):
         block |= {key: values * times for key, values in block.items() if isinstance(values, list)}
-    final["window_ids"] = [f"{run.run * 100 + index:016x}" for index in range(NULL_WINDOWS)]
+    final["window_ids"] = [f"{run.run * 100 + index:016x}" for index in range(windows)]
     for change in document["changes"]:
         change["logloss"]["final"] *= times
-        change["fidelity"]["histogram"] = {"first": 201, "counts": [10 * NULL_WINDOWS]}
+        change["fidelity"]["histogram"] = {"first": 201, "counts": [10 * windows]}
     return NullRun(document, run.sha256)
 
 

@@ -143,33 +143,31 @@ def test_null_runs_of_sixteen_windows_give_the_limits_of_a_case() -> None:
 
 
 def test_null_runs_of_sixteen_windows_of_each_slice_are_accepted() -> None:
-    def with_slices(document: Any, second: int) -> None:
+    def with_slices(document: Any, first: int, second: int) -> None:
         dataset, final = document["dataset"], document["windows"]["final"]
         row = {key: dataset[key] for key in ("provider", "source_sha256", "seq_len")}
-        counts = {"a": 12, "b": second}
         dataset["slices"] = [
-            {"name": name, **row, "windows": {"preview": 4, "final": final}} for name, final in counts.items()
+            {"name": name, **row, "windows": {"preview": 4, "final": count}}
+            for name, count in (("a", first), ("b", second))
         ]
-        dataset["windows"] = {"preview": 8, "final": sum(counts.values())}
-        final["slices"] = ["a"] * 12 + ["b"] * 4
+        dataset["windows"] = {"preview": 8, "final": first + second}
+        final["slices"] = ["a"] * 16 + ["b"] * 16
         for block in document["changes"]:
-            own = block["fidelity"]
-            halves = {"a": 12, "b": 4}
-            own["slices"] = {
-                name: {"kl_max": 0.001, "histogram": {"first": 201, "counts": [10 * count]}}
-                for name, count in halves.items()
+            block["fidelity"]["slices"] = {
+                name: {"kl_max": 0.001, "histogram": {"first": 201, "counts": [160]}} for name in ("a", "b")
             }
 
-    def runs(second: int) -> list[NullRun]:
+    def runs(first: int, second: int) -> list[NullRun]:
         return [
-            change(with_few_windows(null_run(run), 16), lambda document: with_slices(document, second))
+            change(with_few_windows(null_run(run), 32, 32), lambda document: with_slices(document, first, second))
             for run in (1, 2)
         ]
 
-    assert derive_preset(runs(4), "balanced")["dataset"]["windows"]["final"] == 16
-    # 17 windows of the second text are 16 in a null run
+    assert derive_preset(runs(16, 16), "balanced")["dataset"]["windows"]["final"] == 32
+    assert derive_preset(runs(400, 17), "balanced")["dataset"]["windows"]["final"] == 417
+    # 15 windows of the second text are 15 in a null run
     with pytest.raises(EvaluationError, match=r"windows\.final: differs from the number of windows"):
-        derive_preset(runs(17), "balanced")
+        derive_preset(runs(400, 15), "balanced")
 
 
 @pytest.mark.parametrize("windows", [15, 17])

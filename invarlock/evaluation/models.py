@@ -46,8 +46,8 @@ _MULTIMODAL: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 EAGER = "eager"
 DEQUANTISED, NATIVE = "dequantised", "native"
 
-# After so many bytes a file is opened again, which unmaps what was read.
-MAPPED_BYTES = 64_000_000
+# After reading this many bytes, a file is opened again, which unmaps what was read.
+MAPPED_AT_ONCE = 64_000_000
 
 _LOGGING.set_verbosity_error()
 _LOGGING.disable_progress_bar()
@@ -247,7 +247,7 @@ class _DenseTensors:
         """Return a tensor as it is stored."""
         entry = self._files.entries[name]
         with self._lock:
-            if entry.shard != self._name or self._mapped > MAPPED_BYTES:
+            if entry.shard != self._name or self._mapped > MAPPED_AT_ONCE:
                 self._shard = safe_open(self._files.folder / entry.shard, framework="pt")
                 self._name, self._mapped = entry.shard, 0
             self._mapped += entry.size_bytes

@@ -127,19 +127,18 @@ def null_contracts() -> dict[str, JsonObject]:
 def null_draws(snapshot: Path, setup: Setup, runs: Sequence[int]) -> dict[int, Draw]:
     """Return the windows of some null runs by run number; the text is tokenised once.
 
-    They have no preview windows, which show drift: no limit is learned of it. They have at most ``NULL_WINDOWS`` final
-    windows of each text.
+    There are no preview windows, because they only show drift, from which no limit is learned, and at most
+    ``NULL_WINDOWS`` final windows of each text.
 
     Raises:
         EvaluationError: when the tokenizer cannot be loaded or the text is too short.
     """
 
-    def counts(seq_len: int, final: int) -> WindowCounts:
-        return WindowCounts(seq_len, preview=0, final=min(final, NULL_WINDOWS))
-
-    slices = {name: counts(own.seq_len, own.final) for name, own in setup.plan.slices.items()}
-    whole = counts(setup.plan.seq_len, setup.plan.final)
-    plan = replace(setup.plan, preview=whole.preview, final=whole.final, slices=slices)
+    slices = {
+        name: WindowCounts(own.seq_len, preview=0, final=min(own.final, NULL_WINDOWS))
+        for name, own in setup.plan.slices.items()
+    }
+    plan = replace(setup.plan, preview=0, final=min(setup.plan.final, NULL_WINDOWS), slices=slices)
     draws = draw_runs(snapshot, setup.text, plan, [NULL_SEED + run for run in runs])
     return {run: draws[NULL_SEED + run] for run in runs}
 

@@ -24,7 +24,7 @@ _SEPARATE: WeakKeyDictionary[nn.Module, OutputHead] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class OutputHead:
-    """The name of the module that computes a model's logits from its last hidden states, and nothing else does."""
+    """Names the module that alone turns the last hidden states of a model into its logits."""
 
     name: str
 

@@ -102,8 +102,8 @@ def score_windows(
     """Return the mean negative log-likelihood of each window's predicted tokens.
 
     The losses come from the model's own logits, so they include any soft cap, scale or transform that the model
-    applies. Cross entropy is computed in float32. A batch has at most ``PASS_LOGITS`` logits, or ``CPU_PASS_LOGITS`` on
-    a CPU. After an out-of-memory error, the batch is halved and scored again.
+    applies. Cross entropy is computed in float32. ``windows_of_a_pass`` limits the size of a batch. After an
+    out-of-memory error, the batch is halved and scored again.
 
     Args:
         model: a causal language model, in evaluation mode.

@@ -32,7 +32,8 @@ CHANGES = (FLOAT16, RTN_SPEC, JITTER)
 # them do not lead to better limits (docs/statistics.md).
 NULL_WINDOWS = 16
 # A change that moves the loss by more than this, in nats per token, is not harmless and is not used to derive limits.
-HARMLESS_DELTA = 0.01
+# Jitter moves that of SmolLM2-135M by 0.003 to 0.012, depending on its seed and on the windows.
+HARMLESS_DELTA = 0.02
 
 
 def null_changes(document: Mapping[str, Any]) -> Iterator[NullChange]:

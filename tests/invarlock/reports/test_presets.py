@@ -253,6 +253,16 @@ def test_an_incomplete_or_harmful_run_is_refused(edit: Callable[[Any], object], 
     assert caught.value.code is Code.NULL_RUNS_UNUSABLE
 
 
+def test_a_change_may_move_the_loss_by_a_fiftieth_of_a_nat() -> None:
+    assert preset(null_run(1, deltas=(0.019,) * 4))["derivation"]["variance"]["n"] == 12
+    assert preset(null_run(1, deltas=(-0.019,) * 4))["derivation"]["variance"]["n"] == 12
+    for delta in (0.021, -0.021):
+        with pytest.raises(
+            EvaluationError, match=f"moves the loss by {delta:g}, but a harmless change by at most 0.02"
+        ):
+            preset(null_run(1, deltas=(delta,) * 4))
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [

@@ -114,6 +114,7 @@ class Edit:
         move: moves factors or rotations between matrices of the whole model, before ``apply`` edits attention and FFN.
         packing: how its matrices are packed; None if they stay dense. An edit with packing changes the whole model.
         touches: the families of tensors that an edit of the whole model may change.
+        on_gpu: whether ``apply`` computes on a GPU if there is one.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Edit:
     move: Callable[[Weights], None] | None = None
     packing: Packing | None = None
     touches: tuple[str, ...] = ()
+    on_gpu: bool = False
 
 
 def whole_number(name: str, low: int, high: int) -> Callable[[str, str], int]:

@@ -88,5 +88,6 @@ LOWRANK_SVD = Edit(
     storage_format="dense_float_lowrank_approximated",
     semantics="matrices replaced by their best approximation of lower rank, stored densely",
     ladder=_ladder,
+    on_gpu=True,
     tunes_one_block=True,
 )

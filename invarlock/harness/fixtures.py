@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from invarlock.errors import InvarLockError, disk_refuses
 from invarlock.harness.cases.case_facts import case_facts
 from invarlock.harness.cases.sentinels import run_sentinel
 from invarlock.harness.planning.plan import PlannedNullRun
-from invarlock.harness.session import SESSION
+from invarlock.harness.session import SESSION, case_of
 from invarlock.harness.stopping.case_clock import CLOCK
 from invarlock.stages import stage
 
@@ -23,8 +23,19 @@ if TYPE_CHECKING:
     from invarlock.harness.cases.case_runner import CaseRunner
 
 
+# The key under which a process stores the case that it runs after the present test, None if there is none.
+FOLLOWING = pytest.StashKey[Case | None]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Remember the next case while a test runs."""
+    item.config.stash[FOLLOWING] = None if nextitem is None else case_of(nextitem)
+    return (yield)
+
+
 @pytest.fixture(scope="session")
-def case_runner(pytestconfig: pytest.Config) -> CaseRunner:
+def case_runner(pytestconfig: pytest.Config) -> Iterator[CaseRunner]:
     """The worker's case runner, which makes baselines once and subjects as they are needed."""
     started = time.perf_counter()
     with stage("loading PyTorch"):
@@ -32,7 +43,9 @@ def case_runner(pytestconfig: pytest.Config) -> CaseRunner:
         from invarlock.harness.cases.case_runner import CaseRunner
 
     with _failing_on_one_line():
-        return CaseRunner(pytestconfig.stash[SESSION].run, pytestconfig.stash[CLOCK].waiting, began=started)
+        runner = CaseRunner(pytestconfig.stash[SESSION].run, pytestconfig.stash[CLOCK].waiting, began=started)
+    yield runner
+    runner.close()
 
 
 @pytest.fixture
@@ -42,7 +55,7 @@ def report(case: Case, case_runner: CaseRunner, request: pytest.FixtureRequest) 
         if request.config.stash[SESSION].baseline_only:
             case_runner.prepare(case)
             pytest.skip("its baseline is measured, in a session for that alone")
-        found = case_runner.evaluate(case)
+        found = case_runner.evaluate(case, request.config.stash[FOLLOWING])
     facts = {**case_facts(found), "preparation_seconds": f"{case_runner.shared_seconds:.1f}"}
     request.node.user_properties.extend(facts.items())
     return found

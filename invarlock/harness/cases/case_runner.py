@@ -33,7 +33,8 @@ from invarlock.harness.baselines.resuming import kept_report
 from invarlock.harness.cases.case_facts import case_facts
 from invarlock.harness.cases.case_files import MeasuredCase, write_case
 from invarlock.harness.cases.edit_batches import EditBatches
-from invarlock.harness.cases.subjects import make_subject, subject_digest, subject_spec
+from invarlock.harness.cases.next_subject import NextSubject
+from invarlock.harness.cases.subjects import MadeSubject, make_subject, subject_digest, subject_spec
 from invarlock.harness.devices.inventory import Pool
 from invarlock.harness.devices.leases import TURN_SECONDS, WAIT_SECONDS, Leases
 from invarlock.harness.planning.plan import PlannedNullRun
@@ -83,21 +84,28 @@ class CaseRunner:
         plan = read_json(run.directory.state / "plan.json")
         self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
         self.edits = EditBatches(run, self.tuned, self._locks, plan["cases"], plan["disk_bytes"])
+        self._next = NextSubject(run, self.edits, pool, torch.get_num_threads(), plan)
+        self._following: Case | None = None
         self._repeated = frozenset(plan["repeated"])
         self._at: Model | None = None
         # how long the last evaluated case waited for results that several cases share
         self.shared_seconds = 0.0
         self._loading_seconds = 0.0 if began is None else time.perf_counter() - began
 
-    def evaluate(self, case: Case) -> Report:
+    def evaluate(self, case: Case, following: Case | None = None) -> Report:
         """Run a case, write its files, and return its report with its probes.
 
         A case that runs out of memory is run once more, with a lease on twice the memory.
+
+        Args:
+            case: the case.
+            following: the next case of this worker, whose subject may be made while this one is measured.
 
         Raises:
             InvarLockError: if the baseline does not match its pin, or the subject cannot be made or does not fit into
                 memory.
         """
+        self._following = following
         self.shared_seconds, self._loading_seconds = self._loading_seconds, 0.0
         return self._on_devices(case, self._evaluate)
 
@@ -108,6 +116,10 @@ class CaseRunner:
             InvarLockError: if the baseline does not match its pin, or does not fit into memory.
         """
         self._on_devices(case, self._prepare)
+
+    def close(self) -> None:
+        """End the process that makes the next subject."""
+        self._next.stop()
 
     def _on_devices(self, case: Case, work: Callable[[Case, Placement], T]) -> T:
         need = self._needs[case.model.id]
@@ -122,10 +134,11 @@ class CaseRunner:
 
     def _evaluate(self, case: Case, placement: Placement) -> Report:
         # a suites folder may have several tests for a case: the first makes the report, the others read it
+        made = self._next.take(case)
         with self._locks.acquire(f"case_{case.id}"):
-            return self._evaluate_alone(case, placement)
+            return self._evaluate_alone(case, placement, made)
 
-    def _evaluate_alone(self, case: Case, placement: Placement) -> Report:
+    def _evaluate_alone(self, case: Case, placement: Placement, made: MadeSubject | None) -> Report:
         request = self._prepare(case, placement)
         path = self.run.directory.report(case)
         repeats = self.run.settings.repeats if case.scenario.id in self._repeated else 0
@@ -136,7 +149,7 @@ class CaseRunner:
                 _log.info("the report exists, verifies and has the same inputs: kept")
                 return kept
         with stage(f"{case.model.short_name} {case.scenario.id}"):
-            found = self._measure(case, request, 1 + repeats)
+            found = self._measure(case, request, 1 + repeats, made)
         _log_measured(found.measurements[0], placement)
         return self._write(found)
 
@@ -158,14 +171,19 @@ class CaseRunner:
             probe=bool(required_probes(case.scenario.document)),
         )
 
-    def _measure(self, case: Case, request: EvaluationRequest, times: int) -> MeasuredCase:
-        """Make a case's subject, measure it ``times`` times, and remove it unless subjects are kept."""
+    def _measure(self, case: Case, request: EvaluationRequest, times: int, made: MadeSubject | None) -> MeasuredCase:
+        """Measure a case's subject ``times`` times, and remove it unless subjects are kept; make it if necessary."""
         subject, snapshot, placement = self.run.directory.subject(case), request.baseline.snapshot, request.placement
         examined: Mapping[str, Mapping[str, Any]] = {}
         keeps = bool(self.run.settings.keep_models)
-        shutil.rmtree(subject, ignore_errors=True)
         try:
-            made = make_subject(case, self.tuned, self.edits, snapshot, subject, placement)
+            # another worker with the same case may have removed the subject since
+            if made is None or not subject.is_dir():
+                shutil.rmtree(subject, ignore_errors=True)
+                # the second process makes the next subjects, if it can
+                alone = self._next.takes(self._following, case, snapshot)
+                made = make_subject(case, self.tuned, self.edits, snapshot, subject, placement, alone=alone)
+            self._next.begin(self._following, case, snapshot)
             _log.info("subject made by %s in %.2f s: %d tensors changed", made.spec, made.seconds, made.edited_tensors)
             generation, comparison = case.scenario.generation, request.comparison()
             if isinstance(generation, DeployableGeneration):

@@ -43,23 +43,34 @@ class EditBatches:
         locks: the locks of the run.
         case_ids: the cases of the run, in the plan's order.
         disk_bytes: the planned size of the run on its disk.
+        leaves_gpu_edits: whether edits that compute on a GPU are only made for their own case, not beside another's.
     """
 
-    def __init__(
-        self, run: Run, tuned: TunedParams, locks: Locks, case_ids: Sequence[str], disk_bytes: int = 0
+    def __init__(  # the last two are optional
+        self,
+        run: Run,
+        tuned: TunedParams,
+        locks: Locks,
+        case_ids: Sequence[str],
+        disk_bytes: int = 0,
+        *,
+        leaves_gpu_edits: bool = False,
     ) -> None:
         self._run = run
         self._tuned = tuned
         self._locks = locks
         self._disk_bytes = disk_bytes
+        self._leaves_gpu_edits = leaves_gpu_edits
         self._edits = [
             case for case in run.catalog.planned(case_ids) if isinstance(case.scenario.generation, EditGeneration)
         ]
         # edits that cannot be applied; their own cases report the error, and no later pass tries them again
         self._refused: set[str] = set()
 
-    def make(self, case: Case, snapshot: Path, subject: Path) -> EditSummary:
+    def make(self, case: Case, snapshot: Path, subject: Path, *, alone: bool = False) -> EditSummary:
         """Make the subject of a case's edit in a new folder, which appears complete or not at all.
+
+        If ``alone`` is true, the subjects of further cases are left to another process.
 
         Raises:
             EditError: when the edit cannot be applied to the model.
@@ -72,13 +83,13 @@ class EditBatches:
             with ExitStack() as stack:
                 others = [
                     other
-                    for other in self._due(case, snapshot)
+                    for other in ([] if alone else self._due(case, snapshot))
                     if stack.enter_context(self._locks.try_acquire(_lock(other))) and self._is_due(other)
                 ]
                 return self._make(case, others, snapshot, subject)
 
     def _make(self, case: Case, others: Sequence[Case], snapshot: Path, subject: Path) -> EditSummary:
-        targets = {subject: self._spec(case)} | {self._prepared(other): self._spec(other) for other in others}
+        targets = {subject: self.spec(case)} | {self._prepared(other): self.spec(other) for other in others}
         for folder in targets:
             shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -112,23 +123,25 @@ class EditBatches:
 
     def _due(self, case: Case, snapshot: Path) -> list[Case]:
         """Return the model's next cases to prepare in this pass, one for each distinct edit."""
-        chosen: dict[str, Case] = {str(self._spec(case)): case}
+        chosen: dict[str, Case] = {str(self.spec(case)): case}
         for other in self._edits:
             if other.model != case.model or not self._is_due(other):
                 continue
-            spec = self._spec(other)
-            if BY_NAME[spec.edit].takes_weights and str(spec) not in self._refused:
+            spec = self.spec(other)
+            edit = BY_NAME[spec.edit]
+            left = self._leaves_gpu_edits and edit.on_gpu
+            if edit.takes_weights and not left and str(spec) not in self._refused:
                 chosen.setdefault(str(spec), other)
         others = [other for other in chosen.values() if other.id != case.id]
         fair = math.ceil(len(chosen) / self._run.workers)
-        return others[: max(0, min(MAX_AT_ONCE, fair, 1 + self._spare_subjects(snapshot)) - 1)]
+        return others[: max(0, min(MAX_AT_ONCE, fair, 1 + self.spare_subjects(snapshot)) - 1)]
 
     def _is_due(self, case: Case) -> bool:
         directory = self._run.directory
         there = (directory.report(case), directory.subject(case), self._prepared(case) / RECORD)
         return not any(path.exists() for path in there)
 
-    def _spare_subjects(self, snapshot: Path) -> int:
+    def spare_subjects(self, snapshot: Path) -> int:
         """Return how many subjects fit on the disk beyond the planned ones."""
         directory = self._run.directory.path
         size = sum(path.stat().st_size for path in snapshot.iterdir() if path.is_file())
@@ -136,7 +149,8 @@ class EditBatches:
         spare = shutil.disk_usage(directory).free - self._run.settings.min_free_disk_gb * 1e9 - still_planned
         return max(0, int(spare // size))
 
-    def _spec(self, case: Case) -> EditSpec:
+    def spec(self, case: Case) -> EditSpec:
+        """Return the edit of a case, with its tuned parameters."""
         generation = case.scenario.generation
         assert isinstance(generation, EditGeneration)
         return self._tuned.resolve(generation.for_model(case.model.id), case.model.id)

@@ -76,8 +76,15 @@ def subject_records(case: Case) -> TaskRecordsDocument | None:
     return find_task_records(generation.folder) if isinstance(generation, UserSubjectGeneration) else None
 
 
-def make_subject(
-    case: Case, tuned: TunedParams, edits: EditBatches, snapshot: Path, subject: Path, placement: Placement
+def make_subject(  # noqa: PLR0913  # the last one is optional
+    case: Case,
+    tuned: TunedParams,
+    edits: EditBatches,
+    snapshot: Path,
+    subject: Path,
+    placement: Placement,
+    *,
+    alone: bool = False,
 ) -> MadeSubject:
     """Make a case's subject in a new folder, which appears complete or not at all.
 
@@ -88,6 +95,7 @@ def make_subject(
         snapshot: the baseline's folder.
         subject: the folder to make.
         placement: the devices on which a backend packs a deployable subject.
+        alone: whether no further subjects are prepared in the same pass.
 
     Raises:
         EditError: if the edit or fault cannot be applied to the model.
@@ -98,7 +106,7 @@ def make_subject(
     generation = case.scenario.generation
     if isinstance(generation, EditGeneration):
         spec = tuned.resolve(generation.for_model(case.model.id), case.model.id)
-        edited = edits.make(case, snapshot, subject)
+        edited = edits.make(case, snapshot, subject, alone=alone)
         return MadeSubject(
             name=spec.edit,
             label=spec.edit,

@@ -89,7 +89,7 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
     per_device = None if planned is None else int(planned * GB)
     if requires != "gpu":
         slots = min(workers, cores)
-        share = per_device or _available_memory_bytes() // slots
+        share = per_device or available_memory_bytes() // slots
         devices = tuple(Device(f"cpu{index}", index, share, share) for index in range(slots))
         return Pool("cpu", devices, _threads(cores // slots), bytes_per_device=per_device)
     gpus = _usable(_numbered(_named(_visible(read_gpus(), settings), settings)), settings)
@@ -226,7 +226,12 @@ def _numbered(gpus: Sequence[Device]) -> list[Device]:
     return [replace(gpu, index=index) for index, gpu in enumerate(gpus)]
 
 
-def _available_memory_bytes() -> int:
+def available_memory_bytes() -> int:
+    """Return the memory of this machine that new processes can use.
+
+    Raises:
+        UsageError: if the kernel does not say.
+    """
     for line in Path("/proc/meminfo").read_text("ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

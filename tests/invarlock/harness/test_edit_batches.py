@@ -102,6 +102,14 @@ def test_the_edits_of_a_model_are_made_in_one_pass_and_are_those_of_separate_one
     assert len(set(shares)) == len(EDITS)
 
 
+def test_an_edit_can_be_made_alone(setting: Setting) -> None:
+    case = setting.cases[0]
+
+    setting.edits.make(case, setting.snapshot, setting.run.directory.subject(case), alone=True)
+
+    assert setting.passes == [[str(setting.spec(case))]]
+
+
 def test_finished_and_started_edits_are_not_made_again(setting: Setting) -> None:
     done, begun, *others = setting.cases
     setting.run.directory.report(done).parent.mkdir(parents=True)

@@ -1,0 +1,212 @@
+"""Making the subject of a worker's next case in a second process, while the present case is measured.
+
+Making a subject takes cores and the disk, measuring one mostly a GPU. A subject is made ahead if an edit or a fault
+makes it from the baseline of the present case, and if cores, disk and memory have room for it. The second process is
+not a thread because loading a model changes PyTorch's default dtype in all threads. It starts with the first subject.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import Model
+from invarlock.catalog.scenarios import EditGeneration, FaultGeneration
+from invarlock.edits import BY_NAME
+from invarlock.errors import InvarLockError
+from invarlock.evaluation.models import Placement
+from invarlock.harness.cases.edit_batches import EditBatches
+from invarlock.harness.cases.subjects import MadeSubject, make_subject
+from invarlock.harness.devices.inventory import Pool, available_memory_bytes
+from invarlock.harness.state.leftovers import die_with_parent
+from invarlock.harness.state.locks import Locks
+from invarlock.harness.state.run import Run
+from invarlock.runtime.determinism import apply_determinism
+from invarlock.stages import stage
+
+# Below this size of a baseline, making a subject takes less time than the second process would save.
+MIN_BASELINE_BYTES = 100_000_000
+# The memory of the second process beyond the tensors that it edits: PyTorch and the interpreter.
+PROCESS_BYTES = 1_000_000_000
+STOP_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the second process needs to know: the run, its planned cases and disk space, and how to compute.
+
+    ``worker_pid`` is the process that it works for.
+    """
+
+    run: Run
+    case_ids: list[str]
+    disk_bytes: int
+    threads: int
+    leaves_gpu_edits: bool
+    worker_pid: int
+
+
+class NextSubject:
+    """Makes the subject of a worker's next case ahead.
+
+    Args:
+        run: the run.
+        edits: the worker's own edits, which know how many subjects fit on the disk.
+        pool: the devices of the run.
+        threads: the threads with which this process computes on CPUs.
+        plan: the run's plan.
+    """
+
+    def __init__(self, run: Run, edits: EditBatches, pool: Pool, threads: int, plan: dict[str, Any]) -> None:
+        self._run = run
+        self._edits = edits
+        self._threads = spare_threads(pool, threads, run.workers, len(os.sched_getaffinity(0)))
+        self._setting = _Setting(
+            run,
+            plan["cases"],
+            plan["disk_bytes"],
+            self._threads,
+            # the second process must not use the GPU, which is leased for the present case
+            leaves_gpu_edits=torch.cuda.is_available(),
+            worker_pid=os.getpid(),
+        )
+        self._bytes = {row["model"]: row["baseline_bytes"] for row in plan["models"]}
+        self._pending: Case | None = None
+        self._process: SpawnProcess | None = None
+        self._orders: Connection | None = None
+
+    def begin(self, case: Case | None, present: Case, snapshot: Path) -> None:
+        """Begin to make the subject of a case, the next one after ``present``, if there is room for it.
+
+        Args:
+            case: the next case, None after the last one.
+            present: the case that is about to be measured.
+            snapshot: the folder of its baseline.
+        """
+        if self._pending is not None or case is None or not self.takes(case, present, snapshot):
+            return
+        try:
+            if self._orders is None:
+                self._start()
+            assert self._orders is not None
+            self._orders.send((case, snapshot))
+        except OSError as error:
+            _log.warning("the next subject is not made ahead: %s", error)
+            self.stop()
+            return
+        self._pending = case
+
+    def take(self, case: Case) -> MadeSubject | None:
+        """Wait for the subject of a case if it is being made, and return how it was made; otherwise return None.
+
+        The caller must not hold the lock of the case, which the second process takes.
+        """
+        if self._orders is None or self._pending is None or self._pending.id != case.id:
+            return None
+        started, self._pending = time.perf_counter(), None
+        try:
+            with stage(f"making the subject of {case.scenario.id}"):
+                made: MadeSubject | None = self._orders.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            _log.warning("the process that makes subjects ahead has ended; this case makes its own")
+            self.stop()
+            return None
+        if made is not None:
+            _log.info("subject made while another case was measured; waited %.2f s", time.perf_counter() - started)
+        return made
+
+    def stop(self) -> None:
+        """End the second process, whatever it is doing; unfinished subjects are removed with the run's leftovers."""
+        process, orders, self._process, self._orders, self._pending = self._process, self._orders, None, None, None
+        if orders is not None:
+            orders.close()
+        if process is not None:
+            process.kill()
+            process.join(STOP_SECONDS)
+
+    def takes(self, case: Case | None, present: Case, snapshot: Path) -> bool:
+        """Return whether the subject of a case can be made while ``present`` is measured."""
+        if case is None:
+            return False
+        generation = case.scenario.generation
+        if self._threads < 1 or case.model != present.model or case.id == present.id:
+            return False
+        if not isinstance(generation, EditGeneration | FaultGeneration) or self._run.directory.report(case).is_file():
+            return False
+        edit = BY_NAME[self._edits.spec(case).edit] if isinstance(generation, EditGeneration) else None
+        if edit is not None and edit.on_gpu and self._setting.leaves_gpu_edits:
+            return False
+        return self._fits(case.model, snapshot)
+
+    def _fits(self, model: Model, snapshot: Path) -> bool:
+        size = self._bytes[model.id]
+        if size < MIN_BASELINE_BYTES or available_memory_bytes() < size + PROCESS_BYTES:
+            return False
+        # each of the workers may have a further subject at the same time
+        return self._edits.spare_subjects(snapshot) >= self._run.workers
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._orders, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._setting), daemon=True)
+        self._process.start()
+        # the only open end is now that of the process, so that its end is noticed
+        theirs.close()
+
+
+def spare_threads(pool: Pool, threads: int, workers: int, cores: int) -> int:
+    """Return with how many threads a worker can make subjects ahead; 0 if all cores are in use.
+
+    Args:
+        pool: the devices of the run.
+        threads: the threads with which a worker computes on CPUs.
+        workers: the number of workers.
+        cores: the number of cores of the machine.
+    """
+    if pool.kind == "gpu":
+        # while a GPU computes, few of its worker's threads do
+        return max(1, threads // 2)
+    return max(0, cores // workers - threads)
+
+
+def _serve(orders: Connection, setting: _Setting) -> None:
+    """Make subjects until the worker closes the connection."""
+    die_with_parent()
+    if os.getppid() != setting.worker_pid:
+        # the worker ended while this process started
+        return
+    # an interrupt stops the worker, which then ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # read when this process first looks for GPUs
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    run = setting.run
+    apply_determinism(run.settings.determinism, setting.threads)
+    locks, tuned = Locks(run.directory, run.settings.case_timeout), run.tuned_params()
+    edits = EditBatches(
+        run, tuned, locks, setting.case_ids, setting.disk_bytes, leaves_gpu_edits=setting.leaves_gpu_edits
+    )
+    with suppress(EOFError, OSError):
+        while True:
+            case, snapshot = orders.recv()
+            made = None
+            # an error is raised by the case itself, which then makes its own subject
+            with suppress(InvarLockError, OSError, RuntimeError), locks.try_acquire(f"case_{case.id}") as ours:
+                subject = run.directory.subject(case)
+                if ours and not subject.exists() and not run.directory.report(case).is_file():
+                    made = make_subject(case, tuned, edits, snapshot, subject, Placement("cpu"))
+            orders.send(made)

@@ -109,6 +109,7 @@ print(loaded - before, anonymous() - before, mapped)
 """
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_without_its_whole_file_in_memory_and_its_memory_is_returned(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ print(pages() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_that_is_freed_is_used_again_and_not_asked_of_the_kernel(tiny_model: Callable[..., Path]) -> None:
     done = succeed(python("-c", AGAIN, str(tiny_model("llama"))))
 

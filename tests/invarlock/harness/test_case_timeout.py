@@ -76,7 +76,8 @@ def test_without_workers_a_hang_is_interrupted_and_the_other_cases_go_on(
     ("library", "status", "last_word"),
     [
         ("CDLL", 2, "could not be interrupted; finished cases are kept, continue: --resume -n 1"),
-        ("PyDLL", 1, ""),
+        # it waits for the grace time of five seconds
+        pytest.param("PyDLL", 1, "", marks=pytest.mark.slow),
     ],
 )
 def test_without_workers_what_cannot_be_interrupted_ends_the_process(

@@ -89,6 +89,7 @@ def test_four_workers_take_turns_on_two_devices(
         assert all(devices == [f"MIG-{int(who) % 2}"] for _, who, devices, _ in found)
 
 
+@pytest.mark.slow
 def test_models_of_one_two_and_four_devices_share_four_without_a_deadlock(inventory: Inventory, tmp_path: Path) -> None:
     inventory([gpu(number) for number in range(4)])
     needs = [10, 100, 250, 10, 100, 250]

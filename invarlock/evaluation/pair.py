@@ -53,6 +53,7 @@ from invarlock.evaluation.served.server import TEXT, find_server
 from invarlock.evaluation.served.subject import compare_served
 from invarlock.evaluation.text import SourceText, sliced_text
 from invarlock.evaluation.text_files import read_local_text
+from invarlock.evaluation.threads import limit_threads
 from invarlock.evaluation.tokenization import load_tokenizer
 from invarlock.evaluation.unfinished import keep_baseline
 from invarlock.evaluation.user_subjects import changed_tensors, link_user_subject, unchanged, user_subject_edit
@@ -87,6 +88,7 @@ def evaluate_pair(request: PairRequest, target: Path) -> Report:
     """
     check_request(request, target)
     check_documents(request)
+    limit_threads()
     with TemporaryDirectory(prefix="invarlock-") as scratch:
         # a subject without a tokenizer gets the baseline's, as in a suite
         subject = request.subject

@@ -30,6 +30,7 @@ from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.threads import limit_threads
 from invarlock.evaluation.windows import Draw
 from invarlock.guards import BY_NAME
 from invarlock.jsonio import digest_document
@@ -235,6 +236,7 @@ def tune(
         EditError: when a scope selects no tensors.
         CheckpointError, EvaluationError: when the model cannot be read or scored.
     """
+    limit_threads()
     ladders = {edit: ladder(model.folder, edit, scope) for edit, scope in edits.items()}
     searches = [_Search(edit, edits[edit], rungs, climb(len(rungs))) for edit, rungs in ladders.items()]
     with tempfile.TemporaryDirectory(dir=model.folder.parent, prefix=".tune-") as folder:

@@ -5,7 +5,6 @@ The builder has the files in memory, the verifier in an untrusted folder; both u
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from invarlock.packer.format.pack_folder import CHANGED, FileState, PackFolder, 
 from invarlock.digests import sha256_hex
 from invarlock.errors import IntegrityError, MissingFileError
 from invarlock.jsonio import parse_json
+from invarlock.machine_limits import usable_cores
 from invarlock.problems import Code, Problem
 
 
@@ -100,7 +100,7 @@ class SealedFiles:
         self._digests = digests
         self._left = dict.fromkeys(digests)
         self._queue: deque[str] = deque()
-        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_HASHING_THREADS))
+        self._threads = ThreadPoolExecutor(min(usable_cores(), MAX_HASHING_THREADS))
         self._running: list[Future[None]] = []
         self._progress = progress or (lambda _: None)
         self.problems: list[Problem] = []

@@ -33,6 +33,8 @@ from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.report import ExaminedReport, examine_report
 from invarlock.packer.verify.shared_values import SharedValues
 
+from invarlock.machine_limits import usable_cores
+
 # Starting the processes takes about a second; in that time, one process derives 200 reports.
 MIN_REPORTS = 256
 # The number of reports in a batch, small enough that all processes end at about the same time.
@@ -64,7 +66,7 @@ def examine_in_processes(
     for baseline, paths in groups:
         for first in range(0, len(paths), BATCH_REPORTS):
             batches.append((baseline, tuple(paths[first : first + BATCH_REPORTS])))
-    count = min(len(os.sched_getaffinity(0)), len(batches), MAX_PROCESSES)
+    count = min(usable_cores(), len(batches), MAX_PROCESSES)
     if not isinstance(files, SealedFiles) or sum(len(paths) for _, paths in groups) < MIN_REPORTS or count < 2:
         return {}
     order = pickle.dumps((files.path, dict(files.digests)))

@@ -30,10 +30,11 @@ from invarlock.errors import InvarLockError
 from invarlock.evaluation.models import Placement
 from invarlock.harness.cases.edit_batches import EditBatches
 from invarlock.harness.cases.subjects import MadeSubject, make_subject
-from invarlock.harness.devices.inventory import Pool, available_memory_bytes
+from invarlock.harness.devices.inventory import Pool
 from invarlock.harness.state.leftovers import die_with_parent
 from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
+from invarlock.machine_limits import available_memory_bytes, usable_cores
 from invarlock.runtime.determinism import apply_determinism
 from invarlock.stages import stage
 
@@ -75,7 +76,7 @@ class NextSubject:
     def __init__(self, run: Run, edits: EditBatches, pool: Pool, threads: int, plan: dict[str, Any]) -> None:
         self._run = run
         self._edits = edits
-        self._threads = spare_threads(pool, threads, run.workers, len(os.sched_getaffinity(0)))
+        self._threads = spare_threads(pool, threads, run.workers, usable_cores())
         self._setting = _Setting(
             run,
             plan["cases"],
@@ -126,6 +127,9 @@ class NextSubject:
             _log.warning("the process that makes subjects ahead has ended; this case makes its own")
             self.stop()
             return None
+        except BaseException:  # including an interrupt and the time limit: a late answer must not be taken for the next
+            self.stop()
+            raise
         if made is not None:
             _log.info("subject made while another case was measured; waited %.2f s", time.perf_counter() - started)
         return made
@@ -141,17 +145,20 @@ class NextSubject:
 
     def takes(self, case: Case | None, present: Case, snapshot: Path) -> bool:
         """Return whether the subject of a case can be made while ``present`` is measured."""
-        if case is None:
+        try:
+            return case is not None and self._is_suitable(case, present) and self._fits(case.model, snapshot)
+        except (InvarLockError, OSError):
+            # the case itself reports what is wrong with it
             return False
+
+    def _is_suitable(self, case: Case, present: Case) -> bool:
         generation = case.scenario.generation
         if self._threads < 1 or case.model != present.model or case.id == present.id:
             return False
         if not isinstance(generation, EditGeneration | FaultGeneration) or self._run.directory.report(case).is_file():
             return False
         edit = BY_NAME[self._edits.spec(case).edit] if isinstance(generation, EditGeneration) else None
-        if edit is not None and edit.on_gpu and self._setting.leaves_gpu_edits:
-            return False
-        return self._fits(case.model, snapshot)
+        return edit is None or not edit.on_gpu or not self._setting.leaves_gpu_edits
 
     def _fits(self, model: Model, snapshot: Path) -> bool:
         size = self._bytes[model.id]

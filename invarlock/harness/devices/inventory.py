@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from invarlock.errors import UsageError
 from invarlock.jsonio import read_json, write_json
+from invarlock.machine_limits import available_memory_bytes, usable_cores
 from invarlock.problems import Code
 from invarlock.settings import Settings
 
@@ -84,7 +85,7 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
     Raises:
         UsageError: if a GPU is needed but none is usable, or if a named GPU does not exist.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     planned = settings.gpu_memory_per_device
     per_device = None if planned is None else int(planned * GB)
     if requires != "gpu":
@@ -224,17 +225,3 @@ def _find(gpus: Sequence[Device], name: str) -> Device | None:
 
 def _numbered(gpus: Sequence[Device]) -> list[Device]:
     return [replace(gpu, index=index) for index, gpu in enumerate(gpus)]
-
-
-def available_memory_bytes() -> int:
-    """Return the memory of this machine that new processes can use.
-
-    Raises:
-        UsageError: if the kernel does not say.
-    """
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise UsageError(
-        "/proc/meminfo has no MemAvailable; set the memory with GPU_MEMORY_PER_DEVICE", code=Code.DEVICE_UNAVAILABLE
-    )

@@ -72,7 +72,7 @@ class Setting:
 @pytest.fixture
 def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting]:
     monkeypatch.setattr(next_subject, "MIN_BASELINE_BYTES", 0)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(next_subject, "usable_cores", lambda: 2)
     made = Setting(tmp_path)
     yield made
     made.next.stop()
@@ -207,6 +207,29 @@ def test_a_case_makes_its_own_subject_if_the_process_is_killed(setting: Setting)
 
     setting.begin(setting.case("nan_injection"))
     assert setting.next.take(setting.case("nan_injection")) is not None
+
+
+@pytest.mark.slow
+def test_a_wait_that_is_interrupted_leaves_no_answer_for_the_next_case(setting: Setting) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        # the process starts in two seconds or more
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        setting.begin(setting.edit)
+        with pytest.raises(KeyboardInterrupt):
+            setting.next.take(setting.edit)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    setting.begin(setting.case("nan_injection"))
+
+    made = setting.next.take(setting.case("nan_injection"))
+    assert made is not None
+    assert made.name == "nan_injection"
 
 
 @pytest.mark.slow

@@ -127,7 +127,10 @@ def windows(name: str) -> torch.Tensor:
 
 
 def unlearn(folder: Path) -> None:
-    """Train a model to predict Melville's text differently, and Austen's text as before."""
+    """Train a model to predict Melville's text differently, by 0.08 nats or a little less, and Austen's as before.
+
+    Training gives another model on each kind of CPU, so it goes beyond that, and the change is then made smaller.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
 
@@ -137,7 +140,8 @@ def unlearn(folder: Path) -> None:
     texts = [windows(AUSTEN), windows(MELVILLE)]
     with torch.no_grad():
         before = [logprobs(text) for text in texts]
-    for step in range(28):
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for step in range(40):
         batch = slice(step * 8 % 88, step * 8 % 88 + 8)
         kept, lost = (
             (base[batch].exp() * (base[batch] - logprobs(text[batch]))).sum(-1).mean()
@@ -146,6 +150,13 @@ def unlearn(folder: Path) -> None:
         optimizer.zero_grad()
         (5 * kept - lost.clamp(max=0.2)).backward()
         optimizer.step()
+    change = {name: weight.detach() - start[name] for name, weight in model.named_parameters()}
+    with torch.no_grad():
+        for share in range(20, 0, -1):
+            for name, weight in model.named_parameters():
+                weight.copy_(start[name] + share / 20 * change[name])
+            if (before[1].exp() * (before[1] - logprobs(texts[1]))).sum(-1).mean() <= 0.08:
+                break
     model.to(torch.bfloat16).save_pretrained(folder)
 
 

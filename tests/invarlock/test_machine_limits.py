@@ -1,15 +1,22 @@
 """The cores and the memory of this process are the machine's, within the limits of its control groups."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from shipped_checkpoints import write_baseline
+from small_evaluations import evaluate_small
 
 from invarlock.errors import UsageError
 from invarlock.evaluation import threads
+from invarlock.evaluation.measurements import WindowPlan
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.threads import limit_threads
+from invarlock.evaluation.tuning import TunedModel, tune
 from invarlock.machine_limits import available_memory_bytes, usable_cores
 
 GB = 10**9
@@ -115,6 +122,14 @@ def test_a_container_may_see_the_path_that_its_group_has_outside(tmp_path: Path)
     assert (usable_cores(proc), available_memory_bytes(proc)) == (3, 2 * GB)
 
 
+def test_a_group_below_the_mounted_one_has_its_own_limit(tmp_path: Path) -> None:
+    files = {"box/cpu.max": "200000 100000", "cpu.max": "900000 100000"}
+
+    proc = machine(tmp_path, files, "/kubepods/pod1/box", root="/kubepods/pod1")
+
+    assert usable_cores(proc) == 2
+
+
 def test_a_path_that_is_not_mounted_is_looked_up_at_the_mount(tmp_path: Path) -> None:
     proc = machine(tmp_path, {"cpu.max": "300000 100000"}, "/docker/box", root="/elsewhere")
 
@@ -139,13 +154,47 @@ def test_this_machine_has_cores_and_memory() -> None:
     assert 10**8 < available_memory_bytes() < 10**14
 
 
-@pytest.mark.parametrize(("cores", "found"), [(1, 1), (2, 2), (64, 3)])
-def test_pytorch_uses_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch, cores: int, found: int) -> None:
+@pytest.fixture
+def three_threads() -> Iterator[None]:
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("cores", "found"), [(1, 1), (2, 2), (64, 3)])
+def test_pytorch_uses_no_more_threads_than_cores(
+    three_threads: None, monkeypatch: pytest.MonkeyPatch, cores: int, found: int
+) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: cores)
-    try:
-        torch.set_num_threads(3)
-        limit_threads()
-        assert torch.get_num_threads() == found
-    finally:
-        torch.set_num_threads(before)
+
+    limit_threads()
+
+    assert torch.get_num_threads() == found
+
+
+def test_a_comparison_uses_no_more_threads_than_cores(
+    three_threads: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)
+    write_baseline("mistral-tiny", tmp_path / "base")
+
+    code, _, output = evaluate_small(tmp_path / "base", tmp_path / "base", tmp_path / "out")
+
+    assert code == 0, output
+    assert torch.get_num_threads() == 1
+
+
+def test_tuning_uses_no_more_threads_than_cores(
+    three_threads: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)
+    text, plan = SourceText("local_file", "text", "0" * 64), WindowPlan(64, 0, 8, 0, 8)
+    model = TunedModel("m", tmp_path / "m", text, plan, Placement("cpu"), "balanced", "ci")
+
+    def begin(*_: Any) -> Any:
+        """Return no judge, since no edit is tuned."""
+
+    assert list(tune(model, {}, margin=0.0, draws=1, begin=begin)) == []
+
+    assert torch.get_num_threads() == 1

@@ -268,18 +268,24 @@ def _evaluate(options: argparse.Namespace) -> int:
     from invarlock.reports.page_facts import few_windows, report_warnings
     from invarlock.reports.served import NOTHING_PROVES, is_served, stated_words
 
-    for gate in judge_gates(report, report["resolved_policy"]):
+    gates, few = list(judge_gates(report, report["resolved_policy"])), list(few_windows(report))
+    for gate in gates:
         word = "passed" if gate.holds else "FAILED" if gate.blocks else "warns"
         say_results(f"{word:6}  {gate.line}")
     enough = report["resolved_policy"]["primary_metric_tail"]["min_windows"]
-    say(*(f"warning: {line}; use --final-windows {enough} or more" for line in few_windows(report)))
+    warnings = list(report_warnings(report))
+    shown = {gate.line for gate in gates}.union(few)
+    say(*(f"warning: {line}" for line in warnings if line not in shown))
+    say(*(f"warning: {line}; use --final-windows {enough} or more" for line in few))
+    if report["subject"].get("digest") == report["baseline_ref"]["digest"]:
+        say("note: subject and baseline are the same checkpoint")
     missing = [name for name in GUARD_NAMES if report[name]["status"] == "not_evaluated"]
     if missing:
         say(f"not evaluated: {', '.join(missing)} ({report[missing[0]]['reason']})")
     if is_served(report):
         say(f"served: {stated_words(report['subject']['served'])} ({NOTHING_PROVES})")
-    verdict, warnings = report["assurance"]["verdict"], len(list(report_warnings(report)))
-    found = f", with {counted(warnings, 'warning')}" if warnings and verdict == "PASS" else ""
+    verdict = report["assurance"]["verdict"]
+    found = f", with {counted(len(warnings), 'warning')}" if warnings and verdict == "PASS" else ""
     say_results(
         f"{verdict}{found}: {options.output_dir / REPORT_NAME}",
         f"page: {options.output_dir / PAGE_NAME}",

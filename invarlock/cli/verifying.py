@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from invarlock.boundary import Commands
@@ -10,7 +11,7 @@ from invarlock.errors import UsageError
 from invarlock.folding import fold_problems
 from invarlock.output import say, say_json
 from invarlock.packer.cli import EXIT_CODES, add_verify_options
-from invarlock.problems import Code, ExitCode
+from invarlock.problems import Code, ExitCode, Problem
 
 # Options of one kind: their names on the command line and in the namespace.
 OF_PACKS = {
@@ -20,7 +21,6 @@ OF_PACKS = {
     "trust_store": "--trust-store",
     "allow_unsigned": "--allow-unsigned",
     "at": "--at",
-    "require_pass": "--require-pass",
     "policy": "--policy",
     "receipt": "--receipt",
     "receipt_key": "--receipt-key",
@@ -100,7 +100,11 @@ def _verify_reports(reports: list[Path], options: argparse.Namespace) -> int:
     worst, lines, envelopes = ExitCode.OK, [], {}
     for path in reports:
         result = verify_report_file(path, references)
-        lines.append(f"{path}: {'verified' if result.holds else 'NOT VERIFIED'}")
+        if options.require_pass and result.verdict not in (None, "PASS"):
+            words = f"the verdict is {result.verdict}, but PASS is required"
+            required = Problem(Code.PASS_REQUIRED, path.name, "assurance.verdict", words)
+            result = replace(result, problems=(required,))
+        lines.append(f"{path}: {f'verified, verdict {result.verdict}' if result.holds else 'NOT VERIFIED'}")
         if options.preset is None and result.holds and result.report["policy_provenance"]["preset_sha256"] is not None:
             lines.append(
                 "  its limits come from a preset, as recorded in the report; pass --preset FILE to recompute them"

@@ -56,7 +56,13 @@ from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.threads import limit_threads
 from invarlock.evaluation.tokenization import load_tokenizer
 from invarlock.evaluation.unfinished import keep_baseline
-from invarlock.evaluation.user_subjects import changed_tensors, link_user_subject, unchanged, user_subject_edit
+from invarlock.evaluation.user_subjects import (
+    changed_parameters,
+    changed_tensors,
+    link_user_subject,
+    unchanged,
+    user_subject_edit,
+)
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.judgement.expectations import parse_expectations
@@ -300,7 +306,7 @@ def _edited(request: PairRequest, subject: Path, baseline: Mapping[str, Any]) ->
         "scope": scope,
         "parameters": edited.parameters,
         "edited_tensors": len(changed),
-        "edited_params": sum(after.files.entries[name].elements for name in changed),
+        "edited_params": changed_parameters(before, changed),
         "total_params": before.files.total_parameters,
         "baseline_digest": baseline["baseline"]["digest"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -106,6 +107,12 @@ def changed_tensors(before: Checkpoint, after: Checkpoint) -> list[str]:
         if name not in before.files.entries or not torch.equal(_bytes(before, name), _bytes(after, name)):
             changed.append(name)
     return changed
+
+
+def changed_parameters(before: Checkpoint, changed: Sequence[str]) -> int:
+    """Return how many parameters of the baseline are in these tensors; it may lack some of them."""
+    entries = [before.files.entries[name] for name in changed if name in before.files.entries]
+    return sum(entry.elements for entry in entries if entry.is_float)
 
 
 def _bytes(checkpoint: Checkpoint, name: str) -> torch.Tensor:

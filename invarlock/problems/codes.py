@@ -923,7 +923,7 @@ class Code(StrEnum):
         "pass_required",
         ExitCode.REPORT,
         "`--require-pass` was given, but the verdict is not PASS.",
-        "See `results/final_verdict.txt` for the failed requirements.",
+        "See `results/final_verdict.txt` of the pack, or the page of the report, for what failed.",
     )
     POLICY_UNMET = (
         "policy_unmet",

@@ -17,6 +17,7 @@ from invarlock.deployables.artifacts import make_artifact
 from invarlock.documents.reports import TaskRecordsDocument
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.user_subjects import (
+    changed_parameters,
     changed_tensors,
     link_user_subject,
     user_subject_digest,
@@ -162,7 +163,7 @@ def _bring(generation: UserSubjectGeneration, snapshot: Path, subject: Path, sta
         scope=scope,
         parameters=edited.parameters,
         edited_tensors=len(changed),
-        edited_params=sum(after.files.entries[name].elements for name in changed),
+        edited_params=changed_parameters(before, changed),
         total_params=before.files.total_parameters,
         seconds=time.perf_counter() - started,
         label_source=edited.label_source,

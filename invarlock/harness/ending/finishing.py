@@ -94,7 +94,10 @@ def _ending(
     if run.settings.no_pack:
         return Ending(passed, (*lines, f"verdict: {directory.verdict}; no pack was requested"))
     if interrupted:
-        return Ending(False, (*lines, f"the run was interrupted: verdict at {directory.verdict}, no pack was built"))
+        again = f"continue it with the same options and --resume --output-dir {_shown(directory.path)}"
+        return Ending(
+            False, (*lines, f"the run was interrupted: verdict at {directory.verdict}, no pack was built; {again}")
+        )
     if run.settings.release_review and not passed:
         reason = f"--release-review requires PASS, but the verdict is {verdict['verdict']}"
         return Ending(False, (*lines, f"verdict at {directory.verdict}; no pack was built: {reason}"))

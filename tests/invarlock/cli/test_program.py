@@ -135,7 +135,7 @@ def test_verify_knows_which_options_are_of_packs_alone() -> None:
     parser = CommandParser()
     add_verify_options(parser)
 
-    found = set(vars(parser.parse_args([]))) - {"json", "json_out", "quiet"}
+    found = set(vars(parser.parse_args([]))) - {"json", "json_out", "quiet", "require_pass"}
 
     assert found == set(OF_PACKS)
 

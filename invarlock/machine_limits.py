@@ -10,7 +10,7 @@ Source: the kernel's documentation of control groups, version 2 (``cpu.max``, ``
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from invarlock.errors import UsageError
@@ -51,38 +51,47 @@ def available_memory_bytes(proc: Path = PROC) -> int:
         )
     available = 1024 * int(rows["MemAvailable"].split()[0])
     for folder in _control_groups(proc, "memory"):
-        limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
-        if limit is not None and used is not None:
-            available = min(available, limit - used + _reclaimable(folder))
+        # above memory.high, processes are slowed down until they need less
+        for limit in map(_number, (folder / name for name in ("memory.max", "memory.high", "memory.limit_in_bytes"))):
+            if limit is not None and used is not None:
+                available = min(available, limit - used + _reclaimable(folder))
     return max(0, available)
 
 
 def _control_groups(proc: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's control group and of those around it, for one controller."""
-    try:
-        own = [line.split(":", 2)[1:] for line in (proc / "self" / "cgroup").read_text().splitlines()]
-        mounts = (proc / "self" / "mountinfo").read_text().splitlines()
-    except OSError:
-        return
-    for mount in mounts:
-        before, _, after = mount.partition(" - ")
-        kind, options = after.split()[0], after.split()[-1]
-        if kind not in ("cgroup", "cgroup2") or (kind == "cgroup" and controller not in options.split(",")):
+    own = [line.split(":", 2)[1:] for line in _lines(proc / "self" / "cgroup") if line.count(":") >= 2]
+    mounts: dict[str, list[tuple[PurePosixPath, Path]]] = {controller: [], "": []}
+    for line in _lines(proc / "self" / "mountinfo"):
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.partition(" ")
+        if len(before.split()) < 5 or kind not in ("cgroup", "cgroup2"):
             continue
-        named = controller if kind == "cgroup" else ""
-        root, point = before.split()[3:5]
-        for controllers, path in own:
-            if named in controllers.split(","):
-                yield from _upwards(Path(point), PurePosixPath(root), PurePosixPath(path))
+        if kind == "cgroup2" or controller in options.split(" ")[-1].split(","):
+            root, point = before.split()[3:5]
+            mounts["" if kind == "cgroup2" else controller].append((PurePosixPath(root), Path(point)))
+    for controllers, name in own:
+        for named in {"", controller}.intersection(controllers.split(",")):
+            yield from _upwards(mounts[named], PurePosixPath(name))
 
 
-def _upwards(point: Path, root: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
+def _upwards(mounts: Sequence[tuple[PurePosixPath, Path]], path: PurePosixPath) -> Iterator[Path]:
+    """Yield the folders of a group and of those around it, given where the groups below some roots are mounted."""
+    parts = [(point, path.relative_to(root)) for root, point in mounts if path.is_relative_to(root)]
     # a container may see the path that its group has outside
-    inside = path.relative_to(root) if path.is_relative_to(root) else PurePosixPath()
-    for part in (inside, *inside.parents):
-        if (point / part).is_dir():
-            yield point / part
+    for point, inside in parts or [(point, PurePosixPath()) for _, point in mounts]:
+        for part in (inside, *inside.parents):
+            if (point / part).is_dir():
+                yield point / part
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file of the kernel, none if it does not exist; names in it may have any bytes."""
+    try:
+        return path.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
 
 
 def _cpu_quota(folder: Path) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import pytest
 
 from invarlock.errors import InvarLockError, printable_lines
 from invarlock.harness.selection.suites_folder import find_suites_folder, is_suites_folder
+from invarlock.machine_limits import usable_cores
 from invarlock.settings import SETTINGS
 from invarlock.settings.page import option_help
 
@@ -71,6 +72,14 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return ended
     config.stash[OPEN_SUITE] = replace(suite, launch_problems=ended)
     return None
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Return the number of workers of ``-n auto``: the cores that this process may use; None outside of suites."""
+    if find_suites_folder(config) is None or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return usable_cores()
 
 
 def _prefer_worksteal(config: pytest.Config) -> None:

@@ -96,6 +96,7 @@ def test_cores_are_those_of_the_processor_time(
         (2, {"pod/memory.max": "max", "pod/memory.current": f"{GB}"}, FREE),
         (2, {"pod/memory.max": "max", "memory.max": f"{4 * GB}", "memory.current": f"{3 * GB}"}, GB),
         (2, {"pod/memory.max": f"{4 * GB}", "pod/memory.current": f"{5 * GB}"}, 0),
+        (2, {"pod/memory.max": "max", "pod/memory.high": f"{3 * GB}", "pod/memory.current": f"{GB}"}, 2 * GB),
         (2, {"pod/memory.max": f"{500 * GB}", "pod/memory.current": f"{GB}"}, FREE),
         (2, {}, FREE),
         (
@@ -134,6 +135,27 @@ def test_a_path_that_is_not_mounted_is_looked_up_at_the_mount(tmp_path: Path) ->
     proc = machine(tmp_path, {"cpu.max": "300000 100000"}, "/docker/box", root="/elsewhere")
 
     assert usable_cores(proc) == 3
+
+
+def test_another_group_that_is_mounted_somewhere_is_not_ours(tmp_path: Path) -> None:
+    proc = machine(tmp_path, {"pod/cpu.max": "500000 100000"}, "/pod")
+    other = tmp_path / "bound"
+    other.mkdir()
+    (other / "cpu.max").write_text("100000 100000\n")
+    with (proc / "self" / "mountinfo").open("a") as stream:
+        stream.write(f"77 30 0:28 /other {other} rw,relatime - cgroup2 cgroup2 rw\n")
+
+    assert usable_cores(proc) == 5
+
+
+def test_other_lines_and_names_of_any_bytes_do_not_matter(tmp_path: Path) -> None:
+    proc = machine(tmp_path, {"pod/cpu.max": "500000 100000"}, "/pod")
+    mounts, own = proc / "self" / "mountinfo", proc / "self" / "cgroup"
+    odd = b"40 28 0:45 / /media/M\xfcller rw - tmpfs tmpfs rw\n\n41 28 - cgroup2\n42 28 0:1 / /x rw -\n"
+    mounts.write_bytes(odd + mounts.read_bytes())
+    own.write_bytes(b"\n9\n8:name=\xff:/\xff\n" + own.read_bytes())
+
+    assert usable_cores(proc) == 5
 
 
 def test_a_machine_without_control_groups_has_no_limits(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class CaseRunner:
         plan = read_json(run.directory.state / "plan.json")
         self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
         self.edits = EditBatches(run, self.tuned, self._locks, plan["cases"], plan["disk_bytes"])
-        self._next = NextSubject(run, self.edits, pool, torch.get_num_threads(), plan)
+        self._next = NextSubject(run, self.edits, self._locks, pool, torch.get_num_threads(), plan)
         self._following: Case | None = None
         self._repeated = frozenset(plan["repeated"])
         self._at: Model | None = None

@@ -3,20 +3,21 @@
 Making a subject takes cores and the disk, measuring one mostly a GPU. A subject is made ahead if an edit or a fault
 makes it from the baseline of the present case, and if cores, disk and memory have room for it. The second process is
 not a thread because loading a model changes PyTorch's default dtype in all threads. It starts with the first subject.
+Orders and answers are pickles in pipes between the two.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import pickle
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,6 @@ from invarlock.stages import stage
 MIN_BASELINE_BYTES = 100_000_000
 # The memory of the second process beyond the tensors that it edits: PyTorch and the interpreter.
 PROCESS_BYTES = 1_000_000_000
-STOP_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -68,13 +68,17 @@ class NextSubject:
     Args:
         run: the run.
         edits: the worker's own edits, which know how many subjects fit on the disk.
+        locks: the locks of the run.
         pool: the devices of the run.
         threads: the threads with which this process computes on CPUs.
         plan: the run's plan.
     """
 
-    def __init__(self, run: Run, edits: EditBatches, pool: Pool, threads: int, plan: dict[str, Any]) -> None:
+    def __init__(  # what the second process needs to know
+        self, run: Run, edits: EditBatches, locks: Locks, pool: Pool, threads: int, plan: dict[str, Any]
+    ) -> None:
         self._run = run
+        self._locks = locks
         self._edits = edits
         self._threads = spare_threads(pool, threads, run.workers, usable_cores())
         self._setting = _Setting(
@@ -87,9 +91,10 @@ class NextSubject:
             worker_pid=os.getpid(),
         )
         self._bytes = {row["model"]: row["baseline_bytes"] for row in plan["models"]}
+        # on CPUs, the present case is about to take the memory that it is planned with
+        self._cases = {row["model"]: row["memory_bytes"] if pool.kind == "cpu" else 0 for row in plan["models"]}
         self._pending: Case | None = None
-        self._process: SpawnProcess | None = None
-        self._orders: Connection | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self, case: Case | None, present: Case, snapshot: Path) -> None:
         """Begin to make the subject of a case, the next one after ``present``, if there is room for it.
@@ -99,13 +104,17 @@ class NextSubject:
             present: the case that is about to be measured.
             snapshot: the folder of its baseline.
         """
-        if self._pending is not None or case is None or not self.takes(case, present, snapshot):
+        if self._pending is not None:
+            if case is not None and self._pending.id == case.id:
+                return
+            # its test was skipped, or failed before it asked for the subject
+            self.stop()
+        if case is None or not self.takes(case, present, snapshot):
             return
         try:
-            if self._orders is None:
-                self._start()
-            assert self._orders is not None
-            self._orders.send((case, snapshot))
+            if self._process is None:
+                self._process = self._started()
+            self._send((case, snapshot))
         except OSError as error:
             _log.warning("the next subject is not made ahead: %s", error)
             self.stop()
@@ -117,12 +126,14 @@ class NextSubject:
 
         The caller must not hold the lock of the case, which the second process takes.
         """
-        if self._orders is None or self._pending is None or self._pending.id != case.id:
+        if self._process is None or self._pending is None or self._pending.id != case.id:
             return None
-        started, self._pending = time.perf_counter(), None
+        assert self._process.stdout is not None
+        started = time.perf_counter()
         try:
             with stage(f"making the subject of {case.scenario.id}"):
-                made: MadeSubject | None = self._orders.recv()
+                # safe to unpickle: written by our own process
+                made: MadeSubject | None = pickle.load(self._process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             _log.warning("the process that makes subjects ahead has ended; this case makes its own")
             self.stop()
@@ -130,18 +141,23 @@ class NextSubject:
         except BaseException:  # including an interrupt and the time limit: a late answer must not be taken for the next
             self.stop()
             raise
+        self._pending = None
         if made is not None:
             _log.info("subject made while another case was measured; waited %.2f s", time.perf_counter() - started)
         return made
 
     def stop(self) -> None:
-        """End the second process, whatever it is doing; unfinished subjects are removed with the run's leftovers."""
-        process, orders, self._process, self._orders, self._pending = self._process, self._orders, None, None, None
-        if orders is not None:
-            orders.close()
+        """End the second process, whatever it is doing, and remove the subject that no case has asked for."""
+        process, pending, self._process, self._pending = self._process, self._pending, None, None
         if process is not None:
             process.kill()
-            process.join(STOP_SECONDS)
+            # reads what is left, closes the pipes and waits for the end
+            process.communicate()
+        if pending is None:
+            return
+        with self._locks.try_acquire(_lock(pending)) as ours:
+            if ours and not self._run.directory.report(pending).is_file():
+                shutil.rmtree(self._run.directory.subject(pending), ignore_errors=True)
 
     def takes(self, case: Case | None, present: Case, snapshot: Path) -> bool:
         """Return whether the subject of a case can be made while ``present`` is measured."""
@@ -161,19 +177,30 @@ class NextSubject:
         return edit is None or not edit.on_gpu or not self._setting.leaves_gpu_edits
 
     def _fits(self, model: Model, snapshot: Path) -> bool:
-        size = self._bytes[model.id]
-        if size < MIN_BASELINE_BYTES or available_memory_bytes() < size + PROCESS_BYTES:
+        # each of the workers may make a further subject at the same time
+        size, workers = self._bytes[model.id], self._run.workers
+        memory_bytes = workers * (size + PROCESS_BYTES + self._cases[model.id])
+        if size < MIN_BASELINE_BYTES or available_memory_bytes() < memory_bytes:
             return False
-        # each of the workers may have a further subject at the same time
-        return self._edits.spare_subjects(snapshot) >= self._run.workers
+        return self._edits.spare_subjects(snapshot) >= workers
 
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._orders, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._setting), daemon=True)
-        self._process.start()
-        # the only open end is now that of the process, so that its end is noticed
-        theirs.close()
+    def _started(self) -> subprocess.Popen[bytes]:
+        """Return the second process, started.
+
+        Raises:
+            OSError: when it cannot be started.
+        """
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = process
+        self._send(self._setting)
+        return process
+
+    def _send(self, order: object) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        pickle.dump(order, self._process.stdin)
+        self._process.stdin.flush()
 
 
 def spare_threads(pool: Pool, threads: int, workers: int, cores: int) -> int:
@@ -191,29 +218,51 @@ def spare_threads(pool: Pool, threads: int, workers: int, cores: int) -> int:
     return max(0, cores // workers - threads)
 
 
-def _serve(orders: Connection, setting: _Setting) -> None:
-    """Make subjects until the worker closes the connection."""
+def serve() -> None:
+    """Make the subjects that are ordered on standard input, until it is closed or the worker ends."""
     die_with_parent()
-    if os.getppid() != setting.worker_pid:
-        # the worker ended while this process started
-        return
     # an interrupt stops the worker, which then ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # read when this process first looks for GPUs
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    run = setting.run
-    apply_determinism(run.settings.determinism, setting.threads)
-    locks, tuned = Locks(run.directory, run.settings.case_timeout), run.tuned_params()
-    edits = EditBatches(
-        run, tuned, locks, setting.case_ids, setting.disk_bytes, leaves_gpu_edits=setting.leaves_gpu_edits
-    )
+    # answers get their own descriptor, so that a library's output is not mistaken for an answer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     with suppress(EOFError, OSError):
-        while True:
-            case, snapshot = orders.recv()
-            made = None
-            # an error is raised by the case itself, which then makes its own subject
-            with suppress(InvarLockError, OSError, RuntimeError), locks.try_acquire(f"case_{case.id}") as ours:
-                subject = run.directory.subject(case)
-                if ours and not subject.exists() and not run.directory.report(case).is_file():
-                    made = make_subject(case, tuned, edits, snapshot, subject, Placement("cpu"))
-            orders.send(made)
+        setting: _Setting = pickle.load(sys.stdin.buffer)  # written by the process that started this one
+        if os.getppid() == setting.worker_pid:
+            maker = _Maker(setting)
+            while True:
+                pickle.dump(maker.make(*pickle.load(sys.stdin.buffer)), answers)
+                answers.flush()
+
+
+class _Maker:
+    """The state that the second process keeps between subjects."""
+
+    def __init__(self, setting: _Setting) -> None:
+        # read when this process first looks for GPUs
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        run = self._run = setting.run
+        apply_determinism(run.settings.determinism, setting.threads)
+        self._locks, self._tuned = Locks(run.directory, run.settings.case_timeout), run.tuned_params()
+        self._edits = EditBatches(
+            run,
+            self._tuned,
+            self._locks,
+            setting.case_ids,
+            setting.disk_bytes,
+            leaves_gpu_edits=setting.leaves_gpu_edits,
+        )
+
+    def make(self, case: Case, snapshot: Path) -> MadeSubject | None:
+        """Make the subject of a case; None if that fails, or if another worker runs the case."""
+        subject = self._run.directory.subject(case)
+        # an error is raised by the case itself, which then makes its own subject
+        with suppress(InvarLockError, OSError, RuntimeError), self._locks.try_acquire(_lock(case)) as ours:
+            if ours and not subject.exists() and not self._run.directory.report(case).is_file():
+                return make_subject(case, self._tuned, self._edits, snapshot, subject, Placement("cpu"))
+        return None
+
+
+def _lock(case: Case) -> str:
+    """Return the name of the lock of the worker that runs a case."""
+    return f"case_{case.id}"

@@ -1,9 +1,12 @@
 """The subject of a worker's next case is made in a second process while the present case is measured."""
 
+import errno
 import json
 import os
 import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -51,7 +54,9 @@ class Setting:
         self.plan: dict[str, Any] = {
             "cases": [self.edit.id],
             "disk_bytes": 0,
-            "models": [{"model": one.id, "baseline_bytes": 10**6} for one in models.models.values()],
+            "models": [
+                {"model": one.id, "baseline_bytes": 10**6, "memory_bytes": 10**6} for one in models.models.values()
+            ],
         }
         model = self.first.model
         assert model.path is not None
@@ -59,7 +64,7 @@ class Setting:
         self.snapshot = directory.baseline_snapshot(model)
         make_snapshot(SUITES / model.path, SUITES / model.tokenizer_path, self.snapshot, model.revision)
         self.edits = EditBatches(self.run, self.tuned, self.locks, self.plan["cases"])
-        self.next = NextSubject(self.run, self.edits, CPU, threads=1, plan=self.plan)
+        self.next = NextSubject(self.run, self.edits, self.locks, CPU, threads=1, plan=self.plan)
 
     def case(self, scenario: str, model: str = "mistral") -> Case:
         return next(one for one in self.catalog.cases if one.id == f"{model}-tiny-{scenario}-run1")
@@ -137,7 +142,17 @@ def a_small_baseline(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Case:
 
 
 def little_memory(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Case:
-    monkeypatch.setattr(next_subject, "available_memory_bytes", lambda: next_subject.PROCESS_BYTES)
+    # the second process, the tensors that it edits, and the present case
+    needed = next_subject.PROCESS_BYTES + 2 * 10**6
+    monkeypatch.setattr(next_subject, "available_memory_bytes", lambda: needed - 1)
+    return setting.edit
+
+
+def no_further_process(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Case:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
     return setting.edit
 
 
@@ -148,13 +163,13 @@ def a_full_disk(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Case:
 
 
 def no_spare_core(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Case:
-    setting.next = NextSubject(setting.run, setting.edits, CPU, threads=2, plan=setting.plan)
+    setting.next = NextSubject(setting.run, setting.edits, setting.locks, CPU, threads=2, plan=setting.plan)
     return setting.edit
 
 
 def an_edit_that_needs_the_gpu(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    setting.next = NextSubject(setting.run, setting.edits, CPU, threads=1, plan=setting.plan)
+    setting.next = NextSubject(setting.run, setting.edits, setting.locks, CPU, threads=1, plan=setting.plan)
     return setting.case("svd_rank32_clean")
 
 
@@ -167,6 +182,7 @@ def an_edit_that_needs_the_gpu(setting: Setting, monkeypatch: pytest.MonkeyPatch
         a_finished_case,
         a_small_baseline,
         little_memory,
+        no_further_process,
         a_full_disk,
         no_spare_core,
         an_edit_that_needs_the_gpu,
@@ -199,7 +215,6 @@ def test_an_edit_that_needs_the_gpu_is_not_made_beside_another(
 def test_a_case_makes_its_own_subject_if_the_process_is_killed(setting: Setting) -> None:
     setting.begin(setting.edit)
     assert setting.next._process is not None
-    assert setting.next._process.pid is not None
     os.kill(setting.next._process.pid, signal.SIGKILL)
 
     assert setting.next.take(setting.edit) is None
@@ -242,7 +257,7 @@ def test_a_subject_that_cannot_be_made_is_left_to_its_case(setting: Setting) -> 
     assert setting.next.take(setting.edit) is None
     assert not setting.run.directory.subject(setting.edit).exists()
     assert process is not None
-    assert process.is_alive()
+    assert process.poll() is None
 
 
 @pytest.mark.slow
@@ -255,6 +270,22 @@ def test_a_case_that_another_worker_runs_is_left_to_it(setting: Setting) -> None
 
 
 @pytest.mark.slow
+def test_a_subject_that_no_case_asks_for_is_removed_and_the_next_one_is_made(setting: Setting) -> None:
+    subject = setting.run.directory.subject(setting.edit)
+    setting.begin(setting.edit)
+    while not subject.exists():
+        time.sleep(0.05)
+
+    # the test of the case was skipped
+    setting.begin(setting.case("nan_injection"))
+
+    assert not subject.exists()
+    made = setting.next.take(setting.case("nan_injection"))
+    assert made is not None
+    assert made.name == "nan_injection"
+
+
+@pytest.mark.slow
 def test_a_stopped_process_leaves_nothing_behind(setting: Setting) -> None:
     setting.begin(setting.edit)
     process = setting.next._process
@@ -263,7 +294,7 @@ def test_a_stopped_process_leaves_nothing_behind(setting: Setting) -> None:
     setting.next.stop()
     remove_unfinished(setting.run)
 
-    assert process.exitcode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
     assert not list(setting.snapshot.parent.glob("models/*"))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from invarlock.harness import plugin
 from invarlock.harness.opening import OPEN_SUITE, open_suite
 
 ROOT = Path(__file__).parents[3]
@@ -71,3 +72,18 @@ def test_a_setting_that_is_wrong_is_a_usage_error_before_the_session(capfd: pyte
 
     assert status == pytest.ExitCode.USAGE_ERROR
     assert "--tier" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "workers"), [({}, 1), ({"PYTEST_XDIST_AUTO_NUM_WORKERS": "2"}, None)])
+def test_auto_starts_a_worker_for_each_core_that_may_be_used(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], workers: int | None
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_AUTO_NUM_WORKERS", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(plugin, "usable_cores", lambda: 1)
+    outside = plugin.pytest_xdist_auto_num_workers(pytestconfig)
+    monkeypatch.setattr(plugin, "find_suites_folder", lambda _: Path("suites"))
+
+    assert outside is None
+    assert plugin.pytest_xdist_auto_num_workers(pytestconfig) == workers

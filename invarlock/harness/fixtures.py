@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from invarlock.harness.cases.case_runner import CaseRunner
 
 
-# The key under which a process stores the case that it runs after the present test, None if there is none.
+# The key of the case that this process runs after the current test; None if there is none.
 FOLLOWING = pytest.StashKey[Case | None]()
 
 

@@ -46,7 +46,7 @@ class EditBatches:
         leaves_gpu_edits: whether edits that compute on a GPU are only made for their own case, not beside another's.
     """
 
-    def __init__(  # the last two are optional
+    def __init__(
         self,
         run: Run,
         tuned: TunedParams,

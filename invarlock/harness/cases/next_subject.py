@@ -1,9 +1,9 @@
-"""Making the subject of a worker's next case in a second process, while the present case is measured.
+"""Making the subject of a worker's next case in a second process, while the current case is measured.
 
-Making a subject takes cores and the disk, measuring one mostly a GPU. A subject is made ahead if an edit or a fault
-makes it from the baseline of the present case, and if cores, disk and memory have room for it. The second process is
-not a thread because loading a model changes PyTorch's default dtype in all threads. It starts with the first subject.
-Orders and answers are pickles in pipes between the two.
+Making a subject mainly needs CPU cores and the disk; measuring one mainly needs a GPU. A subject is made in advance if
+it comes from an edit or a fault of the current case's baseline, and if cores, disk and memory allow it. This is a
+process and not a thread because loading a model changes PyTorch's default dtype in all threads. It starts when it is
+first needed. Orders and answers are pickles in pipes between the two.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Setting:
 
 
 class NextSubject:
-    """Makes the subject of a worker's next case ahead.
+    """Makes the subject of a worker's next case in advance.
 
     Args:
         run: the run.
@@ -74,7 +74,7 @@ class NextSubject:
         plan: the run's plan.
     """
 
-    def __init__(  # what the second process needs to know
+    def __init__(
         self, run: Run, edits: EditBatches, locks: Locks, pool: Pool, threads: int, plan: dict[str, Any]
     ) -> None:
         self._run = run
@@ -86,18 +86,18 @@ class NextSubject:
             plan["cases"],
             plan["disk_bytes"],
             self._threads,
-            # the second process must not use the GPU, which is leased for the present case
+            # the second process must not use the GPU, which is leased for the current case
             leaves_gpu_edits=torch.cuda.is_available(),
             worker_pid=os.getpid(),
         )
         self._bytes = {row["model"]: row["baseline_bytes"] for row in plan["models"]}
-        # on CPUs, the present case is about to take the memory that it is planned with
+        # on CPUs, the current case is about to take the memory that it is planned with
         self._cases = {row["model"]: row["memory_bytes"] if pool.kind == "cpu" else 0 for row in plan["models"]}
         self._pending: Case | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self, case: Case | None, present: Case, snapshot: Path) -> None:
-        """Begin to make the subject of a case, the next one after ``present``, if there is room for it.
+        """Begin to make the subject of a case, the next one after ``present``, if resources allow it.
 
         Args:
             case: the next case, None after the last one.
@@ -116,7 +116,7 @@ class NextSubject:
                 self._process = self._started()
             self._send((case, snapshot))
         except OSError as error:
-            _log.warning("the next subject is not made ahead: %s", error)
+            _log.warning("the next subject is not made in advance: %s", error)
             self.stop()
             return
         self._pending = case
@@ -135,7 +135,7 @@ class NextSubject:
                 # safe to unpickle: written by our own process
                 made: MadeSubject | None = pickle.load(self._process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            _log.warning("the process that makes subjects ahead has ended; this case makes its own")
+            _log.warning("the process that makes subjects in advance has ended; this case makes its own subject")
             self.stop()
             return None
         except BaseException:  # including an interrupt and the time limit: a late answer must not be taken for the next
@@ -204,7 +204,7 @@ class NextSubject:
 
 
 def spare_threads(pool: Pool, threads: int, workers: int, cores: int) -> int:
-    """Return with how many threads a worker can make subjects ahead; 0 if all cores are in use.
+    """Return how many threads a worker can use to make subjects in advance; 0 if all cores are in use.
 
     Args:
         pool: the devices of the run.

@@ -34,7 +34,7 @@ def test_the_release_profile_resamples_more_and_needs_more_windows() -> None:
     assert resolve_policy("balanced", "release", {})["primary_metric"]["replicates"] == 3200
     assert resolve_policy("balanced", "release", {})["overhead"] == {"budget": 2.0}
     assert "overhead" not in resolve_policy("balanced", "ci", {})
-    assert [profile_windows(name) for name in ("dev", "ci", "release")] == [(32, 32), (200, 200), (400, 400)]
+    assert [profile_windows(name) for name in ("dev", "ci", "release")] == [(32, 64), (200, 200), (400, 400)]
 
 
 def test_an_override_changes_one_limit_and_the_digest() -> None:

@@ -150,9 +150,10 @@ class ServedModel(TypedDict):
 
 
 class Subject(TypedDict):
-    """``sha256:<hex>`` of the subject's checkpoint, None if it is behind a server."""
+    """``sha256:<hex>`` of the subject's checkpoint, None if it is behind a server; the name of a user's own folder."""
 
     digest: str | None
+    name: NotRequired[str]
     served: NotRequired[ServedModel]
     model_signature: NotRequired[ModelSignatureBlock]
 

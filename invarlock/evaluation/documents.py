@@ -100,7 +100,7 @@ def report_document(
     contracts = measurement_contracts()
     raw = {
         **_outputs(request, edited, (measured.preview, measured.final), measured.fidelity),
-        "subject": {"digest": measured.digest},
+        "subject": {"digest": measured.digest, **({} if edited.subject is None else {"name": edited.subject})},
         "scoring": {
             "not_scored": measured.not_scored,
             "batch_size": None if measured.final is None else measured.final.batch_size,

@@ -21,6 +21,7 @@ import torch
 
 from invarlock.catalog.edit_labels import CUSTOM
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
+from invarlock.checkpoints.folder_names import checkpoint_name
 from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.model_signatures import signatures_of
 from invarlock.checkpoints.storage_format import open_checkpoint
@@ -169,7 +170,7 @@ def _evaluate(
     with stage(f"subject {request.folders[1].name}"):
         measured = compare(subject, replace(evaluation.comparison(), expected=declared))
     edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
-    edited = replace(edited, expected=tuple(map(str, declared)))
+    edited = replace(edited, expected=tuple(map(str, declared)), subject=checkpoint_name(request.folders[1]))
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
     report = report_document(evaluation, edited, measured, task_records=given_records(request), signatures=signatures)
     return report, _files(report, data, request.image, {**metadata, "subject_digest": measured.digest})

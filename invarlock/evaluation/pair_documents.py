@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.checkpoints.digests import tokenizer_digest
+from invarlock.checkpoints.folder_names import checkpoint_name
 from invarlock.documents.reports import BaselineReport, TaskRecordsDocument
 from invarlock.errors import EvaluationError, UsageError
 from invarlock.evaluation.pair_request import PairRequest
@@ -44,13 +45,13 @@ def check_documents(request: PairRequest) -> None:
 
 
 def model_name(request: PairRequest, preset: Mapping[str, Any] | None) -> str:
-    """Return the name of the model: from the preset, the user, or the folder of the baseline.
+    """Return the name of the model: from the preset, the user, or the baseline's own.
 
     Raises:
         UsageError: when the names of preset and user differ.
     """
     if preset is None:
-        return request.model_id or request.baseline.resolve().name
+        return request.model_id or checkpoint_name(request.baseline)
     if request.model_id not in (None, preset["model_id"]):
         raise UsageError(
             f"--model-id: {request.model_id!r}, and the preset is of {preset['model_id']!r}; leave --model-id out",

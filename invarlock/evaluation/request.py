@@ -106,7 +106,7 @@ class EditDescription:
     """The edit of a subject, as its report and its ``edit_metadata.json`` describe it.
 
     ``label_source`` says where the label comes from if it does not follow from the spec. ``expected`` has the declared
-    structural changes, such as ``vocabulary+8``.
+    structural changes, such as ``vocabulary+8``. ``subject`` is the name of a user's own subject.
     """
 
     name: str
@@ -115,6 +115,7 @@ class EditDescription:
     parameters: Mapping[str, Any]
     label_source: str | None = None
     expected: tuple[str, ...] = ()
+    subject: str | None = None
 
     def document(self) -> EditBlock:
         """Return the report's ``edit`` block."""

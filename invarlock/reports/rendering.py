@@ -89,7 +89,7 @@ def render_report(report: Mapping[str, Any], sha256: str, place: CasePlace | Non
 
 def _header(report: Mapping[str, Any], title: str, place: CasePlace | None) -> Markup:
     verdict, reasons = report["assurance"]["verdict"], report["assurance"]["blocking_reasons"]
-    run, edit = report["meta"]["run"], report["edit"]
+    run = report["meta"]["run"]
     if place is not None:
         words = place.words
     elif reasons:
@@ -113,7 +113,7 @@ def _header(report: Mapping[str, Any], title: str, place: CasePlace | None) -> M
         element("p", "; ".join(line for metric in METRICS for line in metric.summary(report)), class_="lead"),
         definition_list(
             {
-                "subject": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}",
+                "subject": _subject_text(report),
                 "baseline": f"{report['meta']['model_id']}, pinned to {report['meta']['revision']}"
                 if report["meta"]["revision"]
                 else f"{report['meta']['model_id']}, not pinned",
@@ -179,6 +179,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
                     "revision": code(meta["revision"]),
                     "baseline": code(report["baseline_ref"]["digest"]),
                     "subject": _subject(report["subject"]),
+                    "subject's name": report["subject"].get("name"),
                     "model signatures": listed(_signatures(report)) or None,
                     "edit": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}",
                     "spec": code(edit["spec"]),
@@ -193,6 +194,13 @@ def _compared(report: Mapping[str, Any]) -> Markup:
             *_equivalence(report),
         )
     )
+
+
+def _subject_text(report: Mapping[str, Any]) -> str:
+    """Return the name of a user's subject, if the report has it, and its edit."""
+    edit, name = report["edit"], report["subject"].get("name")
+    text = edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}"
+    return text if name is None else f"{name} ({text})"
 
 
 def _subject(subject: Mapping[str, Any]) -> object:

@@ -6,6 +6,7 @@ Each command imports its dependencies itself, so that ``--help`` stays fast.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ def build(options: Namespace) -> int:
         say_json({"ok": True, "exit_code": 0, **built.document()})
         return 0
     say(f"built {built.path}: {built.headline}", *built.evidence)
-    say(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
+    sign = shlex.join(["invarlock", "sign", str(built.path), "--signing-key", "KEY.pem"])
+    say(f"signer: {built.fingerprint or f'none; sign it with: {sign}'}")
     return 0
 
 
@@ -245,7 +247,7 @@ def diff(options: Namespace) -> int:
 
     if options.html is not None:
         check_result_file(options.html, "--html")
-    verdicts, signed = [], []
+    verdicts, signed, signers = [], [], []
     for pack in (options.first, options.second):
         result = verify_pack(pack, VerifyOptions(allow_unsigned=options.allow_unsigned))
         if not result.holds:
@@ -259,7 +261,8 @@ def diff(options: Namespace) -> int:
             )
         verdicts.append(result.verdict_document)
         signed.append(result.signed)
-    found = {**diff_verdicts(*verdicts), "signed": signed}
+        signers.append(result.signer)
+    found = {**diff_verdicts(*verdicts), "signed": signed, "signers": signers}
     if options.html is not None:
         page = render_diff_page(found, (str(options.first), str(options.second)))
         write_result(options.html, page, "--html")

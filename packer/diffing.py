@@ -9,7 +9,7 @@ from invarlock.folding import fold
 from invarlock.pages.document import html_document
 from invarlock.pages.markup import Markup, breakable, element, join
 from invarlock.pages.numbers import change_text, share_text
-from invarlock.pages.parts import data_table, definition_list, pill
+from invarlock.pages.parts import code, counted, data_table, definition_list, pill
 
 Case = tuple[str, str, int]
 # The requirements of a case: a weaker plan, another policy or another preset may change a verdict.
@@ -48,8 +48,9 @@ HEADLINES = ("verdict", "counts")
 def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, object]:
     """Return the differences between two derived verdicts.
 
-    ``cases`` has a row for each case whose requirements or measurements differ; ``only_in_first`` and
-    ``only_in_second`` list the cases that the other pack lacks. Values are pairs ``[first, second]``.
+    ``verdicts`` has both verdicts; ``verdict`` and ``counts`` are there if they differ. ``cases`` has a row for each
+    case whose requirements or measurements differ; ``only_in_first`` and ``only_in_second`` list the cases that the
+    other pack lacks. Values are pairs ``[first, second]``.
     """
     ours, theirs = _records(first), _records(second)
     rows = []
@@ -59,6 +60,7 @@ def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[s
         if changed:
             rows.append({"model": case[0], "scenario": case[1], "run": case[2], "changed": changed})
     return {
+        "verdicts": [first["verdict"], second["verdict"]],
         **{key: [first[key], second[key]] for key in HEADLINES if first[key] != second[key]},
         "only_in_first": [_name(case) for case in sorted(ours.keys() - theirs.keys())],
         "only_in_second": [_name(case) for case in sorted(theirs.keys() - ours.keys())],
@@ -72,8 +74,10 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
     names = ("the first", "the second")
     signed = zip(names, diff.get("signed", (True, True)), strict=True)
     lines = [f"{name} pack is not signed (anybody could have made it)" for name, is_signed in signed if not is_signed]
-    if "verdict" in diff:
-        lines.append(f"verdict: {diff['verdict'][0]} -> {diff['verdict'][1]}")
+    for name, key in (("verdict", "verdicts"), ("signer", "signers")):
+        first, second = diff.get(key, (None, None))
+        if None not in (first, second):
+            lines.append(f"{name}: {first}, in both packs" if first == second else f"{name}: {first} -> {second}")
     for name, key in (("only in the first", "only_in_first"), ("only in the second", "only_in_second")):
         lines += fold([(case, name) for case in diff[key]], "cases")
     rows = []
@@ -84,14 +88,15 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
     compared, changed = diff["cases_compared"], len(diff["cases"])
     other = sum(any(key in REQUIREMENTS for key in row["changed"]) for row in diff["cases"])
     requirements = f", {other} with other requirements" if other else ""
-    return [*lines, f"{compared} cases compared, {changed} differ{requirements}"]
+    differ = "differs" if changed == 1 else "differ"
+    return [*lines, f"{counted(compared, 'case')} compared, {changed} {differ}{requirements}"]
 
 
 def render_diff_page(diff: Mapping[str, Any], names: tuple[str, str]) -> bytes:
     """Return the differences as an HTML page, styled like a pack's page; ``names`` are the names of the packs."""
     compared, changed = diff["cases_compared"], len(diff["cases"])
     unsigned = [name for name, is_signed in zip(names, diff.get("signed", (True, True)), strict=True) if not is_signed]
-    verdicts = diff.get("verdict")
+    signers = diff.get("signers", (None, None))
     body = join(
         (
             element(
@@ -102,7 +107,10 @@ def render_diff_page(diff: Mapping[str, Any], names: tuple[str, str]) -> bytes:
                     {
                         "first pack": names[0],
                         "second pack": names[1],
-                        "verdict": join(_pills(verdicts)) if verdicts else "the same",
+                        "verdict": join(_pills(diff["verdicts"])),
+                        "signer": code(signers[0]) if signers[0] == signers[1] else None,
+                        "first signer": code(signers[0]) if signers[0] != signers[1] else None,
+                        "second signer": code(signers[1]) if signers[0] != signers[1] else None,
                     }
                 ),
                 *(
@@ -117,10 +125,10 @@ def render_diff_page(diff: Mapping[str, Any], names: tuple[str, str]) -> bytes:
     return html_document(f"{changed} of {compared} cases differ", body, is_wide=True)
 
 
-def _pills(verdicts: Sequence[str]) -> tuple[Markup, str, Markup]:
+def _pills(verdicts: Sequence[str]) -> tuple[Markup | str, ...]:
     kinds = {"PASS": "pass", "FAIL": "fail"}
     first, second = (pill(words, kinds.get(words, "note")) for words in verdicts)
-    return first, " → ", second
+    return (first, " in both packs") if verdicts[0] == verdicts[1] else (first, " → ", second)
 
 
 def _only(diff: Mapping[str, Any]) -> Iterator[Markup]:

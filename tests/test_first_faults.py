@@ -115,8 +115,8 @@ def test_the_remedy_for_an_unsigned_pack_makes_it_verify(
 
     line = line_with("the pack is not signed", "".join(capsys.readouterr()))
     assert "--allow-unsigned" in line
-    assert "python -m invarlock.packer keygen KEY.pem" in line
-    assert "python -m invarlock.packer sign PACK --signing-key KEY.pem" in line
+    assert "invarlock keygen KEY.pem" in line
+    assert "invarlock sign PACK --signing-key KEY.pem" in line
     assert packer(["verify", str(pack), "--allow-unsigned"]) == 0
     assert packer(["keygen", str(key)]) == 0
     assert packer(["sign", str(pack), "--signing-key", str(key)]) == 0

@@ -33,8 +33,8 @@ from invarlock.moments import format_moment
 from invarlock.problems import Code, Problem
 
 REMEDY = (
-    "ask its maker to sign it (python -m invarlock.packer keygen KEY.pem, then python -m "
-    "invarlock.packer sign PACK --signing-key KEY.pem); --allow-unsigned verifies it anyway, "
+    "ask its maker to sign it (invarlock keygen KEY.pem, then invarlock sign PACK --signing-key KEY.pem); "
+    "--allow-unsigned verifies it anyway, "
     "but its origin is then unknown"
 )
 

@@ -21,7 +21,9 @@ from invarlock.reports.derivation import compose, strip
 def test_a_pack_does_not_differ_from_itself(real_run: Any) -> None:
     done = packer("diff", real_run.pack, real_run.pack)
 
-    assert (done.returncode, done.stdout) == (0, "3 cases compared, 0 differ\n")
+    signer = json.loads((real_run.pack / "manifest.json").read_bytes())["signing_key_fingerprint"]
+    said = f"verdict: PASS, in both packs\nsigner: {signer}, in both packs\n3 cases compared, 0 differ\n"
+    assert (done.returncode, done.stdout) == (0, said)
 
 
 def test_ratios_flags_and_missing_cases_are_listed(run: Path, real_run: Any, tmp_path: Path) -> None:
@@ -41,6 +43,7 @@ def test_ratios_flags_and_missing_cases_are_listed(run: Path, real_run: Any, tmp
     document = json.loads(packer("diff", real_run.pack, other, "--json").stdout)
 
     assert text[0] == "verdict: PASS -> FAIL"
+    assert document["verdicts"] == ["PASS", "FAIL"]
     (row,) = [line for line in text if line.startswith("embedded/mistral-tiny prune_50pct_stress run 1: ")]
     assert "ratio_vs_baseline " in row
     assert document["verdict"] == ["PASS", "FAIL"]
@@ -69,7 +72,13 @@ def test_a_number_has_four_digits_or_as_many_as_show_the_difference(old: float |
 def test_a_small_difference_shows_on_the_page_too() -> None:
     changed = {"ratio_vs_baseline": [1.01528731, 1.01528999], "fidelity_same_top_share": [0.912341, 0.912342]}
     row = {"model": "m", "scenario": "s", "run": 1, "changed": changed}
-    diff = {"only_in_first": [], "only_in_second": [], "cases": [row], "cases_compared": 1}
+    diff = {
+        "only_in_first": [],
+        "only_in_second": [],
+        "cases": [row],
+        "cases_compared": 1,
+        "verdicts": ["PASS", "PASS"],
+    }
 
     page = render_diff_page(diff, ("a", "b")).decode()
 
@@ -82,8 +91,8 @@ HOSTILE = "</td>\"'><script>alert(1)</script>&\x1b[31m\u202e"
 def test_the_differences_are_a_page_that_nothing_in_a_pack_can_change() -> None:
     changed = {"passed": [True, False], "ratio_vs_baseline": [1.01, None], "edit_spec": ["a", HOSTILE]}
     row = {"model": HOSTILE, "scenario": HOSTILE, "run": 2, "changed": changed}
-    diff = {"verdict": ["PASS", "FAIL"], "only_in_first": [HOSTILE], "only_in_second": [], "cases": [row]}
-    diff |= {"cases_compared": 3, "signed": [True, False]}
+    diff = {"verdicts": ["PASS", "FAIL"], "only_in_first": [HOSTILE], "only_in_second": [], "cases": [row]}
+    diff |= {"cases_compared": 3, "signed": [True, False], "signers": ["sha256:0f", HOSTILE]}
 
     page = Page(data := render_diff_page(diff, ("one", HOSTILE)))
 
@@ -91,8 +100,11 @@ def test_the_differences_are_a_page_that_nothing_in_a_pack_can_change() -> None:
     assert [text for text in shown if text not in page.text] == []
     assert {"script", "a", "img"}.isdisjoint(page.elements)
     assert b"\x1b" not in data
-    same = {"only_in_first": [], "only_in_second": [], "cases": [], "cases_compared": 3}
-    assert "0 of 3 cases differ" in Page(render_diff_page(same, ("one", "two"))).text
+    assert all(word in page.text for word in ("first signer", "sha256:0f", "second signer"))
+    same = {"verdicts": ["FAIL", "FAIL"], "only_in_first": [], "only_in_second": [], "cases": [], "cases_compared": 3}
+    text = " ".join(Page(render_diff_page(same, ("one", "two"))).text.split())
+    assert "0 of 3 cases differ" in text
+    assert "FAIL in both packs" in text
 
 
 def test_diff_writes_a_page(real_run: Any, tmp_path: Path) -> None:

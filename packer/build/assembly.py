@@ -25,8 +25,6 @@ from invarlock.reports.served import is_served
 
 # The content of a pack stays in memory until it is written.
 MAX_MATERIAL_BYTES = 1024**3
-# The suite of reports that ``invarlock evaluate`` writes.
-PAIR = "evaluate"
 
 
 def gather_files(
@@ -135,7 +133,7 @@ def gather_pair(
     """
     data = _read(report)
     document = _report(data, report)
-    if document["context"]["suite"] != PAIR:
+    if document["context"]["suite"] != layout.PAIR_SUITE:
         raise UsageError(
             f"a case of a run (suite {document['context']['suite']}); give the run's verdict with --final-verdict",
             code=Code.BUILD_INPUT_UNUSABLE,

@@ -30,6 +30,8 @@ REPORT_VERIFICATION = "verify.json"
 # The HTML report, if pages were rendered.
 PAGE = "evaluation.html"
 SIDECARS = (RUNTIME_MANIFEST, EDIT_METADATA, TIMING)
+# The suite of reports that ``invarlock evaluate`` writes.
+PAIR_SUITE = "evaluate"
 # Files in the folders of reports whose scenario requires them.
 PROBES = ("rmt_probe.json", "ve_probe.json")
 # Files in the folders of reports on deployable subjects.

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from invarlock.packer.format.layout import PAIR_SUITE
+
 from invarlock.reports.markdown import code_span, inline
 from invarlock.verdict.rendering import headline
 from invarlock.verdict.words import expected_words
 
 TEXT = """# Evidence pack
 
-This folder holds the evidence of one validation run of InvarLock: the reports of every case, the verdict compiled from
-them, their provenance, and checksums of all files{signed}. It contains no weights.
+This folder holds the evidence of {what}, their provenance, and checksums of all files{signed}. It contains no weights.
 
 - {verdict} ({passed} of {cases} cases as expected, suite {suite}, {models})
 {evidence}
@@ -33,10 +34,21 @@ that every derived number, every summary and the verdict follow from the raw mea
 `baselines/`. It prints the signer's fingerprint: compare it with the one that the maker published, or pass it as
 `--expected-fingerprint`.
 
-PASS means that harmless edits stayed within the limits of `resolved_policy` in each report, that destructive edits did
-not, and that every deliberate fault was detected, on the models and the text in the reports. It says nothing about
-other models, other edits or other text.
+{meaning}
 """
+RUN = (
+    "one validation run of InvarLock: the reports of every case, the verdict compiled from\nthem",
+    "PASS means that harmless edits stayed within the limits of `resolved_policy` in each report, that destructive "
+    "edits did\nnot, and that every deliberate fault was detected, on the models and the text in the reports. It says "
+    "nothing about\nother models, other edits or other text.",
+)
+# ``invarlock evaluate`` compares one checkpoint, and shows nothing about destructive edits and faults.
+COMPARISON = (
+    "one comparison by InvarLock: the reports of a checkpoint and of its baseline, the verdict",
+    "PASS means that the checkpoint stayed within the limits of `resolved_policy` in its report, on the text in the "
+    "report. It\nsays nothing about other text, and no broken checkpoint was measured to show that these limits find "
+    "one.",
+)
 
 
 SCENARIOS_HEADING = """
@@ -71,8 +83,11 @@ def render_readme(
     an ``index.html``.
     """
     counts = verdict["counts"]
+    what, meaning = COMPARISON if manifest.get("suite") == PAIR_SUITE else RUN
     signer = manifest.get("signing_key_fingerprint")
     text = TEXT.format(
+        what=what,
+        meaning=meaning,
         signed=", signed" if signer else "",
         verdict=_verdict(verdict),
         passed=counts["records_passed"],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from invarlock.boundary import Commands
 from invarlock.catalog.shipped import shipped_suites
-from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed
+from invarlock.cli.parsing import MEASURING, NO_REPORTS, check_installed
 from invarlock.errors import UsageError
 from invarlock.output import say
 from invarlock.problems import Code
@@ -28,7 +28,7 @@ def add_demo(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="write a small model, a 4-bit copy of it, and a text, for a first try of evaluate",
-        epilog=EXIT_CODES,
+        epilog=NO_REPORTS,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new folder for base, w4a16 and heldout.txt")
     parser.add_argument("--fault", action="store_true", help="break the 4-bit model: its scales do not match its codes")

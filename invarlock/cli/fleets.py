@@ -13,7 +13,7 @@ from invarlock.catalog.models import Suite, read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.catalog.shards import divide_cases
 from invarlock.catalog.shipped import shipped_suites
-from invarlock.cli.parsing import EXIT_CODES
+from invarlock.cli.parsing import NO_REPORTS
 from invarlock.errors import UsageError
 from invarlock.nearest import did_you_mean
 from invarlock.output import say
@@ -46,7 +46,7 @@ def add_fleet(commands: Commands) -> None:
         description="Write a YAML manifest that runs a shipped suite on a Kubernetes cluster: an Indexed Job, whose "
         "pods run shards that 'merge' joins, or a RayJob of KubeRay, whose workers run the pieces of a fleet. Nothing "
         "is sent to a cluster; apply the manifest with kubectl.",
-        epilog=f"{EXIT_CODES} example: invarlock fleet manifest rayjob -m smoke --image IMAGE --pods 2 --claim work",
+        epilog=f"{NO_REPORTS} example: invarlock fleet manifest rayjob -m smoke --image IMAGE --pods 2 --claim work",
     )
     manifest.add_argument("kind", choices=sorted(KINDS), help="job: Indexed Job of shards; rayjob: a fleet on KubeRay")
     manifest.add_argument("-m", dest="suite", required=True, metavar="SUITE", help="the suite, such as full")

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from invarlock.problems import ExitCode
 from invarlock.problems.page import exit_codes_line
 
-EXIT_CODES = exit_codes_line(ExitCode.OK, ExitCode.GATE, ExitCode.USAGE, ExitCode.MISSING, ExitCode.REPORT)
+NO_REPORTS = exit_codes_line(ExitCode.OK, ExitCode.USAGE, ExitCode.MISSING)
+EXIT_CODES = exit_codes_line(ExitCode.OK, ExitCode.USAGE, ExitCode.MISSING, ExitCode.REPORT)
 MEASURING = ("torch", "transformers", "safetensors")
 
 

@@ -19,7 +19,7 @@ from invarlock.cli.calibrating import add_calibrate
 from invarlock.cli.demo import add_demo
 from invarlock.cli.evaluating import add_evaluate
 from invarlock.cli.fleets import add_fleet
-from invarlock.cli.parsing import EXIT_CODES
+from invarlock.cli.parsing import EXIT_CODES, NO_REPORTS
 from invarlock.cli.reference import add_problems
 from invarlock.cli.running import add_run, run_suites
 from invarlock.cli.tuning import add_tune
@@ -111,7 +111,7 @@ class _Group:
         """Return the parser of a new command; without a description it has its help as one."""
         self.helps[name] = text = given.pop("help")
         given.setdefault("description", f"{text[0].upper()}{text[1:]}.")
-        given.setdefault("epilog", EXIT_CODES)
+        given.setdefault("epilog", NO_REPORTS)
         return self._subparsers.add_parser(name, **given)
 
 

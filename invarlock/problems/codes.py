@@ -22,8 +22,8 @@ class ExitCode(IntEnum):
 
     meaning: str
 
-    OK = 0, "success; for evaluate: every gate passed"
-    GATE = 1, "evaluate only: a gate failed"
+    OK = 0, "success"
+    GATE = 1, "evaluate: a gate failed, so 0 means that every gate passed"
     USAGE = 2, "invalid usage, unusable input, or output that cannot be written"
     MISSING = 3, "a pack or a file is missing"
     MANIFEST = 4, "the manifest is malformed"

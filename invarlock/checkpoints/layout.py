@@ -19,6 +19,7 @@ from typing import Any
 from invarlock.catalog.pins import CODE_SUFFIX
 from invarlock.errors import CheckpointError, DocumentError
 from invarlock.jsonio import read_json
+from invarlock.problems import Code
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -154,6 +155,14 @@ def shard_names(folder: Path, index: ShardIndex | None) -> tuple[str, ...]:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: no such file, but {INDEX_FILE} names it; fetch the model again")
     return names
+
+
+def no_folder(folder: Path) -> CheckpointError:
+    """Return the error for a path that is not a folder."""
+    words = "is a file; give the folder of the" if folder.exists() else "no such folder; give a"
+    return CheckpointError(
+        f"{folder}: {words} checkpoint with config.json and safetensors", code=Code.CHECKPOINT_UNUSABLE
+    )
 
 
 def tokenizer_files(folder: Path) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from invarlock.boundary import Commands
-from invarlock.catalog.shipped import shipped_suites
-from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive
+from invarlock.cli.parsing import MEASURING, check_installed, positive
 from invarlock.cli.text_options import slice_limits_of, texts_of
 from invarlock.errors import EvaluationError, Interrupted, InvarLockError, UsageError
 from invarlock.library_notices import notices_in
 from invarlock.output import say, say_error, say_results
 from invarlock.problems import Code, ExitCode
+from invarlock.problems.page import exit_codes_line
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME
 from invarlock.reports.tiers import profile_names, tier_names
 from invarlock.settings.readers import host_word
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 # Preview and final windows of --quick.
 QUICK_WINDOWS = (16, 32)
 LOG_NAME = "evaluate.log"
+EXIT_CODES = exit_codes_line(ExitCode.OK, ExitCode.GATE, ExitCode.USAGE, ExitCode.MISSING, ExitCode.REPORT)
+EXAMPLE = """example, with a small model that InvarLock writes:
+  invarlock demo demo
+  invarlock evaluate --baseline demo/base --subject demo/w4a16 --text demo/heldout.txt \\
+    --seq-len 128 --output-dir demo/out"""
 
 
 def add_evaluate(subparsers: Commands) -> None:
@@ -42,7 +47,7 @@ def add_evaluate(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="measure two checkpoints on disk and write a report",
-        epilog=f"{fill(EXIT_CODES, 78)}\n\n{_example()}",
+        epilog=f"{fill(EXIT_CODES, 78)}\n\n{EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -202,16 +207,6 @@ def add_evaluate(subparsers: Commands) -> None:
     parser.set_defaults(command=_evaluate)
 
 
-def _example() -> str:
-    """Return commands that run as they stand, with files that ship: a tiny model against itself."""
-    files = shlex.quote(str(shipped_suites() / "embedded"))
-    return f"""example, on a tiny model that ships with InvarLock:
-  mkdir base && cp {files}/mistral-tiny/* {files}/tokenizer/* base
-  cp -r base edited
-  invarlock evaluate --baseline base --subject edited --text {files}/text/austen_heldout.txt.xz \\
-    --seq-len 128 --quick --output-dir first-report"""
-
-
 def _evaluate(options: argparse.Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.runtime.handover import check_code, read_handover
@@ -222,6 +217,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if handover is not None:
         check_code(handover)
     check_installed(*MEASURING)
+    _check_options_of_tasks(options)
     # imported here to keep --help fast
     from invarlock.checkpoints.model_signatures import parse_signature
     from invarlock.evaluation.early_checks import check_pair
@@ -262,6 +258,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="invarlock-") as scratch:
         report: Mapping[str, Any] = _measured(_with_tasks(request, options, Path(scratch)), options)
     # imported here to keep --help fast
+    from invarlock.cli.evaluation_notes import evaluation_notes
     from invarlock.guards import GUARD_NAMES
     from invarlock.pages.parts import counted
     from invarlock.reports.gates import judge_gates
@@ -277,8 +274,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     shown = {gate.line for gate in gates}.union(few)
     say(*(f"warning: {line}" for line in warnings if line not in shown))
     say(*(f"warning: {line}; use --final-windows {enough} or more" for line in few))
-    if report["subject"].get("digest") == report["baseline_ref"]["digest"]:
-        say("note: subject and baseline are the same checkpoint")
+    say(*(f"note: {line}" for line in evaluation_notes(report, options.subject)))
     missing = [name for name in GUARD_NAMES if report[name]["status"] == "not_evaluated"]
     if missing:
         say(f"not evaluated: {', '.join(missing)} ({report[missing[0]]['reason']})")
@@ -292,6 +288,16 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"verify it with: {shlex.join(['invarlock', 'verify', str(options.output_dir / REPORT_NAME)])}",
     )
     return ExitCode.OK if verdict == "PASS" or options.assurance == "off" else ExitCode.GATE
+
+
+def _check_options_of_tasks(options: argparse.Namespace) -> None:
+    """Refuse options of ``--tasks`` without it, which would have no effect."""
+    for name in ("tasks_limit", "tasks_fewshot", "tasks_include", "tasks_python"):
+        if options.tasks is None and getattr(options, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: has no effect without --tasks; name the tasks, or leave it out",
+                code=Code.OPTIONS_CONFLICT,
+            )
 
 
 def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path) -> PairRequest:

@@ -112,6 +112,7 @@ def _verify_reports(reports: list[Path], options: argparse.Namespace) -> int:
         lines += [f"  {line}" for line in fold_problems(result.problems)]
         worst = max(worst, result.code)
         envelopes[str(path)] = verify_envelope(path.name, result.report, "evaluate", result.problems)
+        envelopes[str(path)]["results"][0]["verdict"] = result.verdict
     document = join_envelopes(envelopes)
     if options.json_out is not None:
         write_result(options.json_out, dump_json(document), "--json-out")

@@ -15,7 +15,11 @@ class Recomputation(TypedDict):
 
 
 class VerifiedReport(TypedDict):
-    """The result of verifying one report; ``problems`` lists what is wrong with it."""
+    """The result of verifying one report.
+
+    ``verdict`` is only there for a report outside a pack, and None if it does not verify. ``problems`` lists what is
+    wrong with the report.
+    """
 
     id: str
     schema_version: str
@@ -25,6 +29,7 @@ class VerifiedReport(TypedDict):
     ratio_vs_baseline: float | None
     ci: list[float] | None
     recompute: Recomputation
+    verdict: NotRequired[str | None]
     problems: NotRequired[list[dict[str, str]]]
 
 

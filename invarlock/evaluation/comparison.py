@@ -47,6 +47,7 @@ from invarlock.guards.structure import missing_tensors, stated_sizes
 from invarlock.guards.variance import propose_scales
 from invarlock.judgement.expectations import Expectation
 from invarlock.judgement.widths import width_of
+from invarlock.pages.parts import counted
 from invarlock.problems import Code
 from invarlock.stages import stage
 
@@ -329,4 +330,4 @@ def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts, declared: S
     missing = missing_tensors(baseline.invariants, subject.invariants, wanted.get("layers"), wanted.get("experts"))
     if not missing:
         return None
-    return f"the checkpoint lacks {len(missing)} tensors of its baseline, such as {missing[0]}"
+    return f"the checkpoint lacks {counted(len(missing), 'tensor')} of its baseline, such as {missing[0]}"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from invarlock.checkpoints.layout import check_fetched, find_gguf, is_adapter, tokenizer_files
+from invarlock.checkpoints.layout import check_fetched, find_gguf, is_adapter, no_folder, tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import TOKENIZER_FILE, check_dense, open_checkpoint
@@ -30,7 +30,7 @@ from invarlock.errors import (
 )
 from invarlock.evaluation.pair_documents import check_documents
 from invarlock.evaluation.pair_request import PairRequest, check_request
-from invarlock.evaluation.text_files import read_local_text
+from invarlock.evaluation.text_files import has_rows, read_local_text
 from invarlock.problems import Code
 from invarlock.reports.tiers import profile_windows
 
@@ -64,6 +64,7 @@ def check_pair(request: PairRequest, target: Path) -> None:
         _check_subject(request.subject, request, checks, has_baseline=files is not None)
     for text in request.texts:
         checks.run(partial(_check_text, request, text))
+    checks.run(lambda: _check_text_field(request))
     checks.run(lambda: _check_disk(request, target))
     checks.run(lambda: _check_device(request.device))
     checks.raise_problems()
@@ -149,10 +150,7 @@ def _check_subject(subject: Path, request: PairRequest, checks: Checks, *, has_b
 def _is_there(folder: Path) -> bool:
     """Return True if a checkpoint exists, and raise an error with the message of ``check_request`` if it does not."""
     if not folder.is_dir() and not find_gguf(folder):
-        raise CheckpointError(
-            f"{folder}: no such folder; give a checkpoint with config.json and safetensors",
-            code=Code.CHECKPOINT_UNUSABLE,
-        )
+        raise no_folder(folder)
     return True
 
 
@@ -163,6 +161,14 @@ def _check_tokenizer(folder: Path) -> None:
         )
     for name in tokenizer_files(folder):
         check_fetched(folder / name)
+
+
+def _check_text_field(request: PairRequest) -> None:
+    if request.text_field != PairRequest.text_field and not any(map(has_rows, request.texts)):
+        raise UsageError(
+            "--text-field: plain text has no fields; leave it out, or give .jsonl, .json or .parquet with --text",
+            code=Code.OPTIONS_CONFLICT,
+        )
 
 
 def _check_text(request: PairRequest, text: Path) -> None:

@@ -34,6 +34,7 @@ from invarlock.evaluation.memory import (
     tune_allocator,
 )
 from invarlock.evaluation.output_heads import note_head
+from invarlock.pages.parts import counted
 from invarlock.problems import Code
 
 # transformers leaves these without types, or types them without output_loading_info
@@ -272,8 +273,8 @@ def _check_loading(info: Mapping[str, Collection[object]]) -> None:
     if shapes:
         name, stored, needed = shapes[0]
         raise EvaluationError(
-            f"the model cannot be loaded: {len(shapes)} tensors do not have the shape that its config gives, such as "
-            f"{name}: {list(stored)} instead of {list(needed)}",
+            f"the model cannot be loaded: {counted(len(shapes), 'tensor')} not of the shape that its config gives, "
+            f"such as {name}: {list(stored)} instead of {list(needed)}",
             code=Code.MODEL_NOT_LOADABLE,
         )
     for kind in ("missing_keys", "unexpected_keys"):

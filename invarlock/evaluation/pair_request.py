@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from invarlock.catalog.edit_labels import NOOP, is_label
-from invarlock.checkpoints.layout import find_gguf, is_adapter
+from invarlock.checkpoints.layout import find_gguf, is_adapter, no_folder
 from invarlock.checkpoints.model_signatures import RequiredSignature, check_sides
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
-from invarlock.errors import CheckpointError, MissingFileError, UsageError
+from invarlock.errors import MissingFileError, UsageError
 from invarlock.evaluation.served.client import server_url
 from invarlock.problems import Code
 from invarlock.reports.policy import resolve_policy, slice_overrides
@@ -97,10 +97,7 @@ def check_request(request: PairRequest, target: Path) -> None:
         )
     for folder in request.folders:
         if not folder.is_dir() and not find_gguf(folder):
-            raise CheckpointError(
-                f"{folder}: no such folder; give a checkpoint with config.json and safetensors",
-                code=Code.CHECKPOINT_UNUSABLE,
-            )
+            raise no_folder(folder)
     policy = slice_overrides(request.slice_limits, request.tier)
     resolve_policy(request.tier, request.profile, policy)
     for name in request.slice_limits:

@@ -75,6 +75,11 @@ def read_local_text(path: Path, field: str = "text") -> SourceText:
     return read_text_files(provider, [path], field)
 
 
+def has_rows(path: Path) -> bool:
+    """Return whether a file consists of rows with fields, by its suffix."""
+    return _kind(path)[0] in ROW_SUFFIXES
+
+
 def _kind(path: Path) -> tuple[str, str]:
     """Return the format and the compression of a file by its last suffixes; empty for plain text."""
     suffixes = [suffix.lower() for suffix in path.suffixes]

@@ -130,19 +130,41 @@ def _vocabulary_tensors(baseline: Facts) -> frozenset[str]:
 
 def _expectation_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
     """Yield each declared change that was not made."""
-    configs = [stated_sizes(side) for side in (baseline, subject)]
-    sizes: dict[str, tuple[int | None, int | None]] = {
-        "vocabulary": (_rows(baseline), _rows(subject)),
-        "layers": (baseline["config"].get("num_hidden_layers"), subject["config"].get("num_hidden_layers")),
-        **{what: (width_of(configs[0], what), width_of(configs[1], what)) for what in WIDTHS},
-    }
-    for what, (before, after) in sizes.items():
+    for what, (before, after) in _sizes(baseline, subject).items():
         declared = expected(edit, what)
         if declared is None:
             continue
         if before is None or after != declared.wanted(before):
             reason = f"{declared} is declared, and the subject has {after} where the baseline has {before}"
             yield _violation("config.json", "expected", reason)
+
+
+def _sizes(baseline: Facts, subject: Facts) -> dict[str, tuple[int | None, int | None]]:
+    """Return the sizes that a user can declare, of the baseline and of the subject; None where one is not known."""
+    configs = [stated_sizes(side) for side in (baseline, subject)]
+    return {
+        "vocabulary": (_rows(baseline), _rows(subject)),
+        "layers": (baseline["config"].get("num_hidden_layers"), subject["config"].get("num_hidden_layers")),
+        **{what: (width_of(configs[0], what), width_of(configs[1], what)) for what in WIDTHS},
+    }
+
+
+def undeclared_changes(raw: Mapping[str, Any], edit: Mapping[str, Any] | None) -> list[str]:
+    """Return the declarations that a subject's other sizes lack, such as ``vocabulary+8``; a vocabulary can only grow.
+
+    Args:
+        raw: the facts of ``baseline`` and ``subject``, as in ``judge_invariants``.
+        edit: the report's ``edit``, with its declared changes as ``expected``.
+    """
+    lacking = []
+    for what, (before, after) in _sizes(raw["baseline"], raw["subject"]).items():
+        if before is None or after is None or before == after or expected(edit, what) is not None:
+            continue
+        if what != "vocabulary":
+            lacking.append(f"{what}={after}")
+        elif after > before:
+            lacking.append(f"{what}+{after - before}")
+    return lacking
 
 
 def _violation(tensor: str, kind: str, reason: str, severity: str = "fail") -> Violation:

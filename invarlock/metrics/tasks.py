@@ -15,7 +15,7 @@ from invarlock.judgement.gate import Gate
 from invarlock.judgement.shares import Shares, share_of
 from invarlock.metrics.metric import Metric
 from invarlock.pages.markup import Markup, element
-from invarlock.pages.parts import data_table, number_cell, number_text
+from invarlock.pages.parts import counted, data_table, number_cell, number_text
 from invarlock.problems import Code, Problem
 from invarlock.statistics.paired_scores import mcnemar_exact, mean_difference
 from invarlock.statistics.rounding import rounded
@@ -114,7 +114,7 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
     fallen = [row["task"] for row in block["tasks"] if row["ci"][1] < -most]
     words = f"difference {overall['difference']:.4g} [{low:.4g}, {high:.4g}]"
     if fallen:
-        words += f", {len(fallen)} tasks worse for certain, such as {fallen[0]}"
+        words += f", {counted(len(fallen), 'task')} worse for certain, such as {fallen[0]}"
     return [
         Gate("tasks_regression_acceptable", words, f"{-most:g}", low >= -most and not fallen),
         Gate(

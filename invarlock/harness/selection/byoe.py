@@ -19,7 +19,7 @@ from invarlock.catalog.edit_labels import SubjectEdit
 from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import Scenario, UserSubjectGeneration
 from invarlock.catalog.user_scenarios import user_scenario
-from invarlock.checkpoints.layout import GGUF_SUFFIX, tokenizer_files
+from invarlock.checkpoints.layout import GGUF_SUFFIX, no_folder, tokenizer_files
 from invarlock.checkpoints.model_signatures import check_sides, parse_signature, signatures_of
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
@@ -106,7 +106,7 @@ def _read(folder: Path, option: str, problems: list[str], base: Path | None = No
     A subject (which has a ``base``) may be packed; a baseline must be dense.
     """
     if not folder.is_dir() and not (base is not None and folder.is_file() and folder.suffix == GGUF_SUFFIX):
-        problems.append(f"{option}: {folder}: no such folder; give a checkpoint with config.json and safetensors")
+        problems.append(f"{option}: {no_folder(folder)}")
         return None
     try:
         return check_dense(folder) if base is None else open_checkpoint(folder, base).files

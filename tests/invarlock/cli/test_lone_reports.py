@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from shipped_checkpoints import write_baseline
 from small_evaluations import evaluate_small
@@ -61,6 +62,59 @@ def test_a_copy_of_the_baseline_is_named_as_one(base: Path, tmp_path: Path) -> N
     assert note not in other
 
 
+def with_a_larger_vocabulary(folder: Path) -> Path:
+    """Write a model whose embedding and head have eight more rows, as a tool leaves it that pads them."""
+    write_baseline("mistral-tiny", folder)
+    tensors = load_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_bytes())
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in tensors:
+            tensors[name] = torch.cat([tensors[name], tensors[name][:8]])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
+    return folder
+
+
+def test_a_change_of_structure_that_is_not_declared_says_how_to_declare_it(base: Path, tmp_path: Path) -> None:
+    subject = with_a_larger_vocabulary(tmp_path / "padded")
+    declared = "--expect vocabulary+8"
+
+    failed, _, before = evaluate_small(base, subject, tmp_path / "before")
+    _, report, after = evaluate_small(base, subject, tmp_path / "after", *declared.split())
+
+    assert failed == 1
+    assert f"note: if the change of structure is intended, declare it: {declared}" in before.splitlines()
+    assert report["invariants"]["passed"]
+    assert "declare it" not in after
+
+
+def test_a_subject_of_another_kind_of_model_is_named_as_one(base: Path, tmp_path: Path) -> None:
+    write_baseline("qwen2-tiny", tmp_path / "foreign")
+
+    _, report, output = evaluate_small(base, tmp_path / "foreign", tmp_path / "out")
+
+    note = "note: the baseline is of the kind mistral, the subject qwen2; was it made from this baseline?"
+    assert note in output.splitlines()
+    assert report["subject"]["name"] == "foreign"
+    assert "foreign (custom" in (tmp_path / "out/evaluation.html").read_text()
+
+
+def test_a_subject_without_a_tokenizer_is_scored_with_the_baselines_and_that_is_said(
+    base: Path, tmp_path: Path
+) -> None:
+    write_baseline("mistral-tiny", tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("*token*"):
+        file.unlink()
+
+    code, _, bare = evaluate_small(base, tmp_path / "bare", tmp_path / "out")
+    _, _, whole = evaluate_small(base, base, tmp_path / "whole")
+
+    note = "note: the subject has no tokenizer files; the baseline's were used"
+    assert code == 0, bare
+    assert note in bare.splitlines()
+    assert note not in whole
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_verify_says_what_the_verdict_is_and_can_require_pass(base: Path, tmp_path: Path, *, as_json: bool) -> None:
     write_baseline("qwen2-tiny", tmp_path / "foreign")
@@ -83,7 +137,11 @@ def test_verify_says_what_the_verdict_is_and_can_require_pass(base: Path, tmp_pa
     refused = found["bad", True][1]
     assert "the verdict is FAIL, but PASS is required" in refused
     assert "pass_required" in refused
-    if not as_json:
+    if as_json:
+        rows = [json.loads(found[name, False][1])["results"][0] for name in ("good", "bad")]
+        assert [row["verdict"] for row in rows] == ["PASS", "FAIL"]
+        assert json.loads(refused)["results"][0]["verdict"] is None
+    else:
         assert "evaluation.report.json: verified, verdict PASS\n" in found["good", True][1]
         assert "evaluation.report.json: verified, verdict FAIL\n" in found["bad", False][1]
         assert "NOT VERIFIED" in refused
@@ -100,5 +158,9 @@ def test_a_report_of_a_larger_model_of_another_kind_can_be_sealed(base: Path, tm
 
     assert code == 1, output
     assert built[0] == 0, built[1]
+    assert f"invarlock sign {tmp_path / 'pack'} --signing-key KEY.pem" in built[1]
+    readme = (tmp_path / "pack/README.md").read_text()
+    assert "one comparison by InvarLock" in readme
+    assert "fault was detected" not in readme
     coverage: Any = json.loads((tmp_path / "out/edit_metadata.json").read_bytes())["coverage"]
     assert 0 < coverage["edited_params"] <= coverage["total_params"]

@@ -1,7 +1,7 @@
 """How the cost per unit grows with the number of units: windows and tensors of a report, reports of a pack.
 
     python benchmarks/growth.py PACK                       # derivation: windows 64 to 4,096, tensors 300 to 30,000
-    python benchmarks/growth.py PACK --reports 10000       # and verify of packs of a tenth and of so many reports
+    python benchmarks/growth.py PACK --reports 10000       # and verify, and build, packs of a tenth and of so many reports
 
 The cases of a run are measured by ``collection.py --cases 1000``.
 
@@ -17,12 +17,14 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,24 @@ WINDOWS = (64, 256, 1024, 4096)
 TENSORS = (300, 3000, 30000)
 LAYER = re.compile(r"(?<=\.layers\.)\d+(?=\.)")
 REACH = "reach: at most 1.1"
+BEGIN = (
+    "import resource, sys, time\nfrom pathlib import Path\nstarted = time.perf_counter()\npack = Path(sys.argv[1])\n"
+)
 VERIFY = (
-    "import resource, sys, time\n"
-    "from pathlib import Path\n"
     "from invarlock.packer.verify.verifying import VerifyOptions, verify_pack\n"
-    "started = time.perf_counter()\n"
-    "result = verify_pack(Path(sys.argv[1]), VerifyOptions(strict=True))\n"
+    "result = verify_pack(pack, VerifyOptions(strict=True))\n"
     "assert not result.problems, result.problems[:3]\n"
+)
+BUILD = (
+    "from invarlock.packer.build.assembly import gather_files\n"
+    "from invarlock.packer.build.building import build_pack\n"
+    "from invarlock.packer.trust.keys import make_signing_key\n"
+    "content = gather_files(reports=sorted(pack.glob('reports/**/evaluation.report.json')), final_verdict=None,\n"
+    "    baselines=sorted(pack.glob('baselines/*/*.json')), scenarios=pack / 'metadata/scenarios.json',\n"
+    "    presets=pack / 'metadata/presets')\n"
+    "build_pack(pack.with_name('again'), content, make_signing_key(), '2026-01-31T12:00:00Z')\n"
+)
+END = (
     "own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))\n"
     "seconds = own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime\n"
     # not ru_maxrss, which is inherited from the process that forked this one
@@ -143,31 +156,34 @@ def _more_layers(rows: Mapping[str, Any], layers: int, times: int) -> dict[str, 
 
 
 def many_reports(pack: Path, counts: Sequence[int]) -> None:
-    """Print the time and memory of verifying packs of several sizes, each in a new process."""
+    """Print the time and memory of verifying packs of several sizes, and of building them from files on disk."""
     each = []
+    works = {"verify": VERIFY, "build": BUILD}
     for count in counts:
         content = verify_packs.repeated(pack, count)
         number = sum(layout.is_report(name) for name in content.files)
         with tempfile.TemporaryDirectory() as folder:
             build_pack(Path(folder) / "pack", content, make_signing_key(), "2026-01-31T12:00:00Z")
             del content
-            for cores in sorted({1, len(os.sched_getaffinity(0))}):
-                processor, clock, own, others = verified(Path(folder) / "pack", cores)
-                each.append((number, cores, processor / number))
+            for (name, work), cores in product(works.items(), sorted({1, len(os.sched_getaffinity(0))})):
+                processor, clock, own, others = measured(work, Path(folder) / "pack", cores)
+                shutil.rmtree(Path(folder) / "again", ignore_errors=True)
+                each.append((name, cores, processor / number))
                 print(
-                    f"verify of {number} reports on {cores} cores: processor {processor:.1f} s, clock {clock:.1f} s, "
+                    f"{name} of {number} reports on {cores} cores: processor {processor:.1f} s, clock {clock:.1f} s, "
                     f"peak {own / 1e6:.0f} MB, of a process that it starts {others / 1e6:.0f} MB; reach: 256 MB"
                 )
-    for cores in sorted({cores for _, cores, _ in each}):
-        first, *_, last = [cost for _, own, cost in each if own == cores]
-        print(f"  on {cores} cores: {first * 1e3:.2f} and {last * 1e3:.2f} ms each, growth {last / first:.2f}; {REACH}")
+    for name, cores in sorted({(name, cores) for name, cores, _ in each}):
+        first, *_, last = [cost for *of, cost in each if of == [name, cores]]
+        shown = f"{first * 1e3:.2f} and {last * 1e3:.2f} ms each, growth {last / first:.2f}"
+        print(f"  {name} on {cores} cores: {shown}; {REACH}")
 
 
-def verified(pack: Path, cores: int) -> tuple[float, float, float, float]:
-    """Return the CPU and wall-clock seconds of verifying a pack, and the peak bytes of its process and its children."""
+def measured(work: str, pack: Path, cores: int) -> tuple[float, float, float, float]:
+    """Return the CPU and wall-clock seconds of work on a pack, and the peak bytes of its process and its children."""
     allowed = set(list(os.sched_getaffinity(0))[:cores])
     done = subprocess.run(
-        [sys.executable, "-c", VERIFY, pack],
+        [sys.executable, "-c", BEGIN + work + END, pack],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

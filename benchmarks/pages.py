@@ -11,13 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
 from invarlock.packer.format.checksums import CONTROL_FILES
-from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.format.layout import VERDICT_JSON, is_report
 from invarlock.packer.verify.reports import examine_reports
+from memory_files import MemoryFiles
 
 from invarlock.digests import sha256_hex
 from invarlock.reports.rendering import render_report

@@ -23,10 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
 from invarlock.packer.build.building import PackContent, build_pack
 from invarlock.packer.format import layout
 from invarlock.packer.format.checksums import CONTROL_FILES, read_checksums, write_checksums
-from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.format.limits import MAX_REPORTS
 from invarlock.packer.trust.keys import make_signing_key
 from invarlock.packer.trust.signature import sign_manifest
@@ -34,6 +35,7 @@ from invarlock.packer.verify.manifest_claims import manifest_problems, metadata_
 from invarlock.packer.verify.reports import examine_reports
 from invarlock.packer.verify.results import check_results
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
+from memory_files import MemoryFiles
 
 from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.jsonio import dump_json

@@ -23,8 +23,32 @@ from invarlock.problems import Code
 from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
 from invarlock.reports.served import is_served
 
-# The content of a pack stays in memory until it is written.
 MAX_MATERIAL_BYTES = 1024**3
+
+
+class FilesOnDisk(Mapping[str, bytes]):
+    """Files by their path in a pack; those that are given as paths are read when they are asked for."""
+
+    def __init__(self, sources: Mapping[str, Path | bytes]) -> None:
+        self._sources = dict(sources)
+
+    def __getitem__(self, place: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            KeyError: when there is no such file.
+            MissingFileError, UsageError: when it was removed, or cannot be read.
+        """
+        source = self._sources[place]
+        return source if isinstance(source, bytes) else _read(source, MAX_MATERIAL_BYTES)
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the paths in the pack."""
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self._sources)
 
 
 def gather_files(
@@ -68,8 +92,9 @@ def gather_files(
         ReportError: when a file is not a report, or its scenario is not in the manifest.
         DocumentError: when the manifest is malformed.
     """
-    files: dict[str, bytes] = {layout.SCENARIOS: _read(scenarios)}
-    manifest = parse_json(files[layout.SCENARIOS], where=str(scenarios))
+    plan = _read(scenarios)
+    files: dict[str, Path | bytes] = {layout.SCENARIOS: plan}
+    manifest = parse_json(plan, where=str(scenarios))
     check_schema(manifest, "scenarios", where=str(scenarios))
     categories = {row["id"]: row["category"] for row in manifest["scenarios"]}
     for path in reports:
@@ -89,12 +114,11 @@ def gather_files(
         layout.ENVIRONMENT: environment,
         **{f"metadata/{name}": path for name, path in (metadata or {}).items()},
     }
-    files |= {place: _read(path) for place, path in optional.items() if path is not None}
+    files |= {place: _source(path) for place, path in optional.items() if path is not None}
     named = dict(_material(text) for text in materials)
-    for name, path in named.items():
-        files[f"metadata/materials/{name}"] = _read(path, MAX_MATERIAL_BYTES)
+    files |= {f"metadata/materials/{name}": _source(path, MAX_MATERIAL_BYTES) for name, path in named.items()}
     return PackContent(
-        files=files,
+        files=FilesOnDisk(files),
         run_name=run_name or Path(os.path.realpath(scenarios)).parent.name,
         parameters=parameters or {},
         materials={name: f"metadata/materials/{name}" for name in named},
@@ -140,18 +164,18 @@ def gather_pair(
             where=str(report),
         )
     manifest = pair_manifest(document)
-    files: dict[str, bytes] = {layout.SCENARIOS: dump_json(manifest)}
+    files: dict[str, Path | bytes] = {layout.SCENARIOS: dump_json(manifest)}
     place = _place(data, report, {row["id"]: row["category"] for row in manifest["scenarios"]})
     files |= _report_files(data, report, place)
-    runtime = layout.sibling(place, layout.RUNTIME_MANIFEST)
-    files[runtime] = _moved(files[runtime], report.with_name(layout.RUNTIME_MANIFEST), place)
+    runtime = report.with_name(layout.RUNTIME_MANIFEST)
+    files[layout.sibling(place, layout.RUNTIME_MANIFEST)] = _moved(_read(runtime), runtime, place)
     files |= _references(files, presets, [baseline or report.parent / "baseline" / layout.REPORT_NAME])
     optional = {layout.ENVIRONMENT: environment, layout.SOURCE_REPO: source_repo}
-    files |= {name: _read(path) for name, path in optional.items() if path is not None}
+    files |= {name: _source(path) for name, path in optional.items() if path is not None}
     named = dict(_material(text) for text in materials)
-    files |= {f"metadata/materials/{name}": _read(path, MAX_MATERIAL_BYTES) for name, path in named.items()}
+    files |= {f"metadata/materials/{name}": _source(path, MAX_MATERIAL_BYTES) for name, path in named.items()}
     return PackContent(
-        files=files,
+        files=FilesOnDisk(files),
         run_name=document["meta"]["scenario"],
         parameters={},
         materials={name: f"metadata/materials/{name}" for name in named},
@@ -169,25 +193,38 @@ def _moved(data: bytes, path: Path, place: str) -> bytes:
     return dump_json({**document, "report": {**document["report"], "path": place}})
 
 
-def _report_files(data: bytes, path: Path, place: str) -> dict[str, bytes]:
+def _report_files(data: bytes, path: Path, place: str) -> dict[str, Path | bytes]:
     """Return a report with the files in its folder, by their paths in a pack."""
     # a served subject was not edited here, so it has no edit metadata
     needed = [name for name in layout.SIDECARS if not (name == layout.EDIT_METADATA and is_served(_report(data, path)))]
     more = (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS, layout.PAGE)
     found = [*needed, *(name for name in more if path.with_name(name).is_file())]
-    return {place: data, **{layout.sibling(place, name): _read(path.with_name(name)) for name in found}}
+    return {place: _source(path), **{layout.sibling(place, name): _source(path.with_name(name)) for name in found}}
 
 
-def _references(files: Mapping[str, bytes], presets: Path | None, baselines: Sequence[Path]) -> dict[str, bytes]:
+def _references(files: Iterable[str], presets: Path | None, baselines: Sequence[Path]) -> dict[str, Path | bytes]:
     """Return the presets of the models with a report, and the baselines' own reports, by their paths in a pack."""
-    found: dict[str, bytes] = {}
+    found: dict[str, Path | bytes] = {}
     if presets is not None:
         models = {layout.model_folder(place) for place in files if layout.is_report(place)}
-        found |= {f"{layout.PRESETS}{name}": _read(presets / name) for name in _preset_files(presets, models)}
+        found |= {f"{layout.PRESETS}{name}": _source(presets / name) for name in _preset_files(presets, models)}
     for path in baselines:
-        data = _read(path)
-        found[layout.baseline_path(_model_folder(data, path))] = data
+        found[layout.baseline_path(_model_folder(_read(path), path))] = _source(path)
     return found
+
+
+def _source(path: Path, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Path | bytes:
+    """Return the path of a file that can be read later; the bytes of a pipe, which can be read only once.
+
+    Raises:
+        MissingFileError: when the file does not exist.
+        UsageError: when it cannot be read or is too large.
+    """
+    try:
+        is_file, size = path.is_file(), path.stat().st_size
+    except OSError:
+        is_file, size = False, 0
+    return path if is_file and size <= limit_bytes else _read(path, limit_bytes)
 
 
 def _read(path: Path, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from invarlock.packer.build.staged_files import StagedFiles
 from invarlock.packer.format import layout
 from invarlock.packer.format.checksums import (
     ATTRIBUTES,
@@ -15,10 +16,10 @@ from invarlock.packer.format.checksums import (
     CHECKSUMS_NAME,
     MANIFEST_NAME,
     SIGNATURE_NAME,
-    check_path,
     write_checksums,
 )
-from invarlock.packer.format.contents import MemoryFiles
+from invarlock.packer.format.contents import PackFiles
+from invarlock.packer.format.pack_folder import open_pack
 from invarlock.packer.format.places import case_place, neighbours
 from invarlock.packer.format.readme import render_readme
 from invarlock.packer.format.references import reference
@@ -47,7 +48,8 @@ from invarlock.verdict.rendering import headline, render_verdict_text
 class PackContent:
     """The content of a pack.
 
-    ``files`` maps pack paths to bytes: reports with their accompanying files, baselines, metadata. Everything under
+    ``files`` maps pack paths to bytes: reports with their accompanying files, baselines, metadata; each is asked for
+    once, so the mapping may read files when it is asked. Everything under
     ``results/``, the ``verify.json`` files, README, checksums and manifest are derived from them.
     ``claimed_verdict`` must equal the derived verdict; its time is kept. ``report_assurance`` is the level required of
     the reports when the pack is read back: that each verifies, that clean ones were also made in a container, or
@@ -108,22 +110,10 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
             code=Code.OUTPUT_EXISTS,
             where=str(target),
         )
-    files, found, verdict = _complete(content, generated_at)
-    manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
-    evidence = found.pack_statement(manifest, files, verdict)
-    files[layout.README] = render_readme(manifest, verdict, evidence, content.readme_notes, has_page=content.has_page)
-    if content.has_page:
-        files[layout.PACK_PAGE] = found.page(manifest, files, verdict)
-    checksums = write_checksums({path: sha256_hex(data) for path, data in files.items()})
-    manifest["checksums_sha256_digest"] = sha256_hex(checksums)
-    check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)
-    sealed = dump_json(manifest)
-    files |= {CHECKSUMS_NAME: checksums, MANIFEST_NAME: sealed, ATTRIBUTES_NAME: ATTRIBUTES}
-    if signing_key is not None:
-        files[SIGNATURE_NAME] = dump_json(sign_manifest(sealed, signing_key))
     try:
         with staging_folder(target) as staging:
-            _write(staging, files)
+            with open_pack(staging) as folder, closing(StagedFiles(folder)) as files:
+                built = _fill(files, target, content, signing_key, generated_at)
             result = verify_pack(staging, _options(content, signing_key))
             if not result.holds:
                 raise _refused(f"the pack would not verify: {result.problems[0]}", result.problems)
@@ -140,6 +130,31 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
         raise UsageError(
             f"cannot be written ({error.strerror})", code=Code.OUTPUT_UNWRITABLE, where=str(target)
         ) from None
+    return built
+
+
+def _fill(
+    files: StagedFiles, target: Path, content: PackContent, signing_key: SigningKey | None, generated_at: str
+) -> BuiltPack:
+    """Write all files of a pack, and return its description."""
+    found, verdict = _add_content(files, content, generated_at)
+    manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
+    evidence = found.pack_statement(manifest, files.digests, verdict)
+    files.add(
+        layout.README, render_readme(manifest, verdict, evidence, content.readme_notes, has_page=content.has_page)
+    )
+    if content.has_page:
+        files.add(layout.PACK_PAGE, found.page(manifest, files.digests, verdict))
+    checksums = write_checksums(files.digests)
+    manifest["checksums_sha256_digest"] = sha256_hex(checksums)
+    check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)
+    sealed = dump_json(manifest)
+    control = {CHECKSUMS_NAME: checksums, MANIFEST_NAME: sealed, ATTRIBUTES_NAME: ATTRIBUTES}
+    if signing_key is not None:
+        control[SIGNATURE_NAME] = dump_json(sign_manifest(sealed, signing_key))
+    for path, data in control.items():
+        files.add(path, data)
+    files.sync()
     signer = None if signing_key is None else fingerprint(signing_key.public)
     summary = headline(verdict) if "not_bundled" in verdict else f"verdict {verdict['verdict']}"
     return BuiltPack(target, verdict["verdict"], summary, manifest["evidence_level"], signer, tuple(evidence))
@@ -160,22 +175,21 @@ def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOpti
     )
 
 
-def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], Findings, Verdict]:
-    """Return all files except README and control files, the findings of the reports, and the verdict."""
-    files = dict(content.files)
-    for path in files:
-        check_path(path)
-    # in a pack, a page also says what was expected of its case, so the given pages are rendered again
-    pages = [path for path in files if layout.is_report(path) and layout.sibling(path, layout.PAGE) in files]
-    for path in pages:
-        del files[layout.sibling(path, layout.PAGE)]
-    if layout.SCENARIOS not in files:
+def _add_content(files: StagedFiles, content: PackContent, generated_at: str) -> tuple[Findings, Verdict]:
+    """Write all files except README and control files; return the findings of the reports, and the verdict."""
+    given = content.files
+    if layout.SCENARIOS not in given:
         raise UsageError(
             f"{layout.SCENARIOS}: missing; give the effective manifest of the run", code=Code.BUILD_INPUT_UNUSABLE
         )
-    memory = MemoryFiles(files)
-    found = examine_reports(memory)
-    problems = [*found.problems, *metadata_problems(found, memory)]
+    # in a pack, a page also says what was expected of its case, so the given pages are rendered again
+    pages = {
+        path: page for path in filter(layout.is_report, given) if (page := layout.sibling(path, layout.PAGE)) in given
+    }
+    for path in given.keys() - pages.values():
+        files.add(path, given[path])
+    found = examine_reports(files)
+    problems = [*found.problems, *metadata_problems(found, files)]
     if problems:
         raise _refused(f"{problems[0]}; a pack takes only reports that verify", problems)
     claimed = content.claimed_verdict
@@ -186,16 +200,17 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
     if wrong:
         raise _refused(f"{wrong[0]}; the given verdict does not follow from the given reports", wrong)
     if content.parameters:
-        files[layout.SETTINGS] = dump_json(dict(content.parameters))
-    files[layout.VERDICT_JSON] = dump_json(verdict)
-    files[layout.VERDICT_TEXT] = render_verdict_text(verdict).encode("utf-8")
-    files |= {path: dump_json(document) for path, document in derive_results(found, verdict).items()}
-    around = neighbours(files)
-    for path in pages:
-        record, report = found.facts[path].record, memory.document(path)
+        files.add(layout.SETTINGS, dump_json(dict(content.parameters)))
+    files.add(layout.VERDICT_JSON, dump_json(verdict))
+    files.add(layout.VERDICT_TEXT, render_verdict_text(verdict).encode("utf-8"))
+    for path, document in derive_results(found, verdict).items():
+        files.add(path, dump_json(document))
+    around = neighbours(files.digests)
+    for path, page in sorted(pages.items()):
+        record, report = found.facts[path].record, files.document(path)
         place = None if record is None else case_place(record, around[path])
-        files[layout.sibling(path, layout.PAGE)] = render_report(report, memory.digests[path], place)
-    return files, found, verdict
+        files.add(page, render_report(report, files.digests[path], place))
+    return found, verdict
 
 
 def _left_out(claimed: Mapping[str, Any], found: Findings) -> list[str]:
@@ -225,14 +240,13 @@ def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iter
 
 def _manifest(
     content: PackContent,
-    files: Mapping[str, bytes],
+    files: PackFiles,
     found: Findings,
     verdict: Mapping[str, Any],
     signing_key: SigningKey | None,
     generated_at: str,
 ) -> JsonObject:
-    memory = MemoryFiles(files)
-    derived = derive_manifest(found, memory.digests)
+    derived = derive_manifest(found, files.digests)
     manifest: JsonObject = {
         "format": "evidence-pack-v1",
         "checksums_sha256": CHECKSUMS_NAME,
@@ -242,13 +256,13 @@ def _manifest(
         "builder": {"id": "invarlock.packer", "name": "InvarLock", "version": __version__},
         "invocation": {"parameters": dict(content.parameters)},
         "materials": [
-            {"name": name, **reference(memory.digests, path)}
-            for name, path in sorted({**_own_materials(files), **content.materials}.items())
+            {"name": name, **reference(files.digests, path)}
+            for name, path in sorted({**_own_materials(files.digests), **content.materials}.items())
         ],
         **derived,
         "verification": {**derived["verification"], "report_assurance": content.report_assurance},
     }
-    source = derive_source(memory)
+    source = derive_source(files)
     if source is not None:
         manifest["invocation"]["config_source"] = source
     if signing_key is not None:
@@ -259,7 +273,7 @@ def _manifest(
     return manifest
 
 
-def _own_materials(files: Mapping[str, bytes]) -> dict[str, str]:
+def _own_materials(files: Collection[str]) -> dict[str, str]:
     """Return the inputs of a run by name: the files of ``metadata/``, and each preset under its model's name."""
     names = {}
     for path in files:
@@ -269,16 +283,3 @@ def _own_materials(files: Mapping[str, bytes]) -> dict[str, str]:
         elif f"{folder}/" == layout.PRESETS and name.endswith(".json"):
             names[f"preset_{name.removesuffix('.json')}"] = path
     return names
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of a pack durably: each file is synced once, then its folder."""
-    for path, data in files.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    for inner in {parent for path in files for parent in (folder / path).relative_to(folder).parents}:
-        sync_folder(folder / inner)

@@ -1,6 +1,6 @@
 """The interface through which claims are derived from a pack's files: digests, and documents read on demand.
 
-The builder has the files in memory, the verifier in an untrusted folder; both use the same derivations.
+The builder has them in its staging folder, the verifier in an untrusted folder; both use the same derivations.
 """
 
 from __future__ import annotations
@@ -45,39 +45,6 @@ class PackFiles(Protocol):
             MissingFileError, IntegrityError: as ``data``.
             DocumentError: when it is not strict JSON within the limits.
         """
-
-
-class MemoryFiles:
-    """The files of a pack that is being built."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._files = files
-        self._digests = {path: sha256_hex(data) for path, data in files.items()}
-
-    @property
-    def digests(self) -> Mapping[str, str]:
-        """Return the SHA-256 of each file, by path."""
-        return self._digests
-
-    def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
-        """Return the bytes of a file.
-
-        Raises:
-            MissingFileError: when there is no such file.
-        """
-        if path not in self._files:
-            raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
-        return self._files[path]
-
-    def document(self, path: str) -> Any:
-        """Return a file as a JSON document.
-
-        Raises:
-            MissingFileError: when there is no such file.
-            DocumentError: when it is not strict JSON or too large.
-        """
-        data = self.data(path, MAX_JSON_BYTES)
-        return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
 
 
 @dataclass(frozen=True)

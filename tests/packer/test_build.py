@@ -1,12 +1,17 @@
 import json
 import os
 import re
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main
+from invarlock.packer.verify import workers
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import TIME, content, edit_json, pack_files
 from processes import packer
@@ -31,6 +36,81 @@ def test_a_pack_names_no_folder_of_the_machine_that_made_it(real_run: Any) -> No
         assert str(folder).encode() not in text
     # match whole words only, because base64 data may contain a short host name by chance
     assert not re.search(rb"(?<![\w+])" + re.escape(os.uname().nodename.encode()) + rb"(?![\w+])", text)
+
+
+class AskedFor(dict[str, bytes]):
+    """The files of a pack, which note how often each was asked for."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        super().__init__(files)
+        self.asked: Counter[str] = Counter()
+
+    def __getitem__(self, path: str) -> bytes:
+        self.asked[path] += 1
+        return super().__getitem__(path)
+
+
+def test_each_file_is_asked_for_once_so_that_not_all_need_be_in_memory(
+    run: Path, real_run: Any, tmp_path: Path
+) -> None:
+    whole = content(run)
+    files = AskedFor(whole.files)
+    pages = {path for path in files if path.endswith("evaluation.html")}
+
+    pack = build_pack(tmp_path / "pack", replace(whole, files=files), real_run.key, TIME).path
+
+    assert files.asked == dict.fromkeys(files.keys() - pages, 1)
+    assert pages
+    assert {path: data for path, data in pack_files(pack).items() if path in files.asked} == {
+        path: whole.files[path] for path in files.asked
+    }
+
+
+def test_reports_that_are_derived_in_processes_give_the_same_pack(
+    run: Path, real_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = build_pack(tmp_path / "alone", content(run), real_run.key, TIME).path
+    monkeypatch.setattr(workers, "MIN_REPORTS", 1)
+    monkeypatch.setattr(workers, "BATCH_REPORTS", 1)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+    started: list[object] = []
+    collect = workers._collect
+
+    def noted(*given: Any) -> Any:
+        started.append(given)
+        return collect(*given)
+
+    monkeypatch.setattr(workers, "_collect", noted)
+
+    together = build_pack(tmp_path / "together", content(run), real_run.key, TIME).path
+
+    assert started
+    assert pack_files(together) == pack_files(alone)
+
+
+def test_a_file_that_is_gone_before_it_is_packed_is_named_and_nothing_is_left(run: Path, tmp_path: Path) -> None:
+    gathered = content(run)
+    gone = next(run.glob("embedded__*/reports/noop_control/run_1/runtime.manifest.json"))
+    gone.unlink()
+    before = set(tmp_path.iterdir())
+
+    with pytest.raises(MissingFileError) as caught:
+        build_pack(tmp_path / "out", gathered, None, TIME)
+
+    assert str(gone) in str(caught.value)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_material_may_come_from_a_pipe(run: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(pipe.write_bytes, b"noted")
+        gathered = content(run, materials=[f"notes={pipe}"])
+
+    pack = build_pack(tmp_path / "out", gathered, None, TIME).path
+
+    assert (pack / "metadata/materials/notes").read_bytes() == b"noted"
 
 
 def test_an_existing_folder_is_never_written_to(run: Path, tmp_path: Path) -> None:

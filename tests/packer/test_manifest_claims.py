@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from invarlock.packer.format import layout
-from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.verify.manifest_claims import derive_manifest, derive_source, manifest_problems, metadata_problems
 from invarlock.packer.verify.presets import preset_use_problems, read_presets
 from invarlock.packer.verify.reports import examine_reports
+from memory_files import MemoryFiles
 from packs import BASELINE, MODEL, REPORT, STRESS, VERDICT, pack_files
 
 from invarlock.jsonio import dump_json

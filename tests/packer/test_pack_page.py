@@ -10,10 +10,10 @@ from urllib.parse import unquote
 import pytest
 from html_pages import Page
 from invarlock.packer.format.checksums import CONTROL_FILES
-from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.format.pack_page import PackFacts, render_pack_page
 from invarlock.packer.verify.reports import Findings, examine_reports
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
+from memory_files import MemoryFiles
 from packs import FAULT, REPORT, STRESS, messages, pack_files, page_of, places, strict
 from processes import packer
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from invarlock.packer.format import layout
-from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.format.limits import MAX_JSON_VALUES
 from invarlock.packer.verify.plan import read_plan
 from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.reports import Findings, examine_reports
 from invarlock.packer.verify.results import check_results, derive_results, derive_verdict
 from invarlock.packer.verify.shared_values import SharedValues
+from memory_files import MemoryFiles
 from packs import BASELINE, FAULT, MODEL, REPORT, STRESS, TIME, VERDICT, pack_files
 
 from invarlock.jsonio import dump_json

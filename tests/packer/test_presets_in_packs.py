@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.verify.presets import preset_use_problems, read_presets
+from memory_files import MemoryFiles
 from nulls import null_run
 
 from invarlock.jsonio import dump_json

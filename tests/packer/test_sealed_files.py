@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from invarlock.packer.format.contents import MemoryFiles, PackFiles, SealedFiles
+from invarlock.packer.format.contents import PackFiles, SealedFiles
 from invarlock.packer.format.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, THREADED_BYTES
 from invarlock.packer.format.pack_folder import Listing, PackFolder, open_pack
+from memory_files import MemoryFiles
 from packs import messages, places, sha256, strict
 
 from invarlock.errors import DocumentError, IntegrityError, MissingFileError

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.verify import reports, workers
 from invarlock.packer.verify.options import VerifyOptions
 from invarlock.packer.verify.result import VerifyResult
 from invarlock.packer.verify.shared_values import SharedValues
 from invarlock.packer.verify.verifying import verify_pack
+from memory_files import MemoryFiles
 from packs import BASELINE, FAULT, REPORT, SCENARIOS, STRESS, edit_json, pack_files
 
 from invarlock.problems import Code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 from invarlock.packer.build.assembly import gather_files
 from invarlock.packer.build.building import PackContent
 from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
-from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.trust.keys import SigningKey
 from invarlock.packer.trust.signature import sign_manifest
 from invarlock.packer.verify.reports import examine_reports
 from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
+from memory_files import MemoryFiles
 
 from invarlock.jsonio import dump_json
 from invarlock.problems import Code
@@ -64,7 +64,7 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     path.write_bytes(dump_json(document))
 
 
-def content(run: Path) -> PackContent:
+def content(run: Path, materials: Sequence[str] = ()) -> PackContent:
     """Return the content of a pack that is built from a run's directory."""
     state = run / "state"
     return gather_files(
@@ -76,6 +76,7 @@ def content(run: Path) -> PackContent:
         source_repo=state / "source_repo.json",
         environment=state / "environment.json",
         presets=run / "presets",
+        materials=materials,
     )
 
 

@@ -1,7 +1,7 @@
 """How the cost per unit grows with the number of units: windows and tensors of a report, reports of a pack.
 
-    python benchmarks/growth.py PACK                       # derivation: windows 64 to 4,096, tensors 300 to 30,000
-    python benchmarks/growth.py PACK --reports 10000       # and verify, and build, packs of a tenth and of so many reports
+    python benchmarks/growth.py PACK                  # derivation: windows 64 to 4,096, tensors 300 to 30,000
+    python benchmarks/growth.py PACK --reports 10000  # and verify and build: packs of a tenth and of so many reports
 
 The cases of a run are measured by ``collection.py --cases 1000``.
 

@@ -2,10 +2,11 @@
 
 Example::
 
-    with staging_folder(target) as folder, open_pack(folder) as opened, closing(StagedFiles(opened)) as staged:
-        staged.add("metadata/scenarios.json", data)
-        staged.document("metadata/scenarios.json")      # compared with the digest of what was written
-        staged.sync()
+    with staging_folder(target) as staging, open_pack(staging) as folder:
+        files = StagedFiles(folder)
+        files.add("metadata/scenarios.json", data)
+        files.document("metadata/scenarios.json")       # compared with the digest of what was written
+        files.sync()
 
 So a builder needs no more memory for a pack of ten thousand reports than for its largest file and the facts that a
 verdict needs, and it derives the reports in several processes, as a verifier does.

@@ -6,16 +6,18 @@ Source: compressed-tensors 0.20 (https://github.com/vllm-project/compressed-tens
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
+from invarlock.checkpoints.formats import module_patterns
 from invarlock.checkpoints.formats.folder import CheckpointFolder
 from invarlock.checkpoints.formats.interface import PACKING, SCALE, Defect, Quantisation, unreadable
+from invarlock.checkpoints.formats.module_patterns import UnusablePatternError
 from invarlock.checkpoints.formats.packed import (
     DENSE_TYPES,
     PackedCheckpoint,
@@ -35,9 +37,8 @@ if TYPE_CHECKING:
 INT, FLOAT, PACK = "int-quantized", "float-quantized", "pack-quantized"
 NVFP4, MXFP4 = "nvfp4-pack-quantized", "mxfp4-pack-quantized"
 READ = (INT, FLOAT, "naive-quantized", PACK, NVFP4, MXFP4)
-# Other patterns could take extremely long to match a long name; patterns of modules are simpler than that.
-_PATTERN = re.compile(r"(?:[A-Za-z0-9_.\\^$|()?:\[\]-]|\.\*)*")
-MAX_STARS, MAX_PATTERN = 3, 500
+# A target that begins with this is a regular expression; another one is the name of a module or of a class.
+EXPRESSION = "re:"
 _NO_MODULES = ("embed", "wte", "wpe", "norm", "ln_")
 
 
@@ -82,6 +83,12 @@ class CompressedTensorsFormat:
         Raises:
             CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
+        try:
+            return self._opened(source)
+        except UnusablePatternError as error:
+            raise unreadable(source.path, self, str(error)) from None
+
+    def _opened(self, source: CheckpointFolder) -> PackedCheckpoint:
         stated, files = source.quantisation, source.files
         schemes = _schemes(source, self)
         if any(stated.get(key) for key in ("transform_config", "moe_sparsity_config")):
@@ -89,7 +96,7 @@ class CompressedTensorsFormat:
         sparsity = stated.get("sparsity_config") or {}
         if isinstance(sparsity, dict) and sparsity.get("format", "dense") != "dense":
             raise unreadable(source.path, self, f"sparse, {str(sparsity.get('format'))[:40]!r}")
-        ignore = texts(stated.get("ignore"))
+        ignore = _strings(stated.get("ignore"))
         packed: dict[str, PackedTensor] = {}
         defects: list[Defect] = []
         unread: set[str] = set()
@@ -118,7 +125,7 @@ class CompressedTensorsFormat:
                 activation_bits=_only(scheme.activation_bits for scheme in schemes),
                 group_size=_only(scheme.group_size for scheme in schemes),
                 symmetric=_only(scheme.symmetric for scheme in schemes),
-                ignored_modules=ignore,
+                ignored_modules=texts(stated.get("ignore")),
             ),
         )  # fmt: skip
 
@@ -137,7 +144,10 @@ def _schemes(source: CheckpointFolder, form: CompressedTensorsFormat) -> tuple[S
         raise unreadable(source.path, form, "its config has no config_groups")
     schemes = []
     for group in groups.values():
-        weights = group.get("weights") if isinstance(group, dict) else None
+        weights = group.get("weights") if isinstance(group, dict) else {}
+        if weights is None:
+            # a group for activations alone, such as those of attention
+            continue
         if not isinstance(weights, dict):
             raise unreadable(source.path, form, "its config has a group without weights")
         stored = group.get("format") or whole
@@ -154,7 +164,7 @@ def _schemes(source: CheckpointFolder, form: CompressedTensorsFormat) -> tuple[S
         schemes.append(
             Scheme(
                 format=stored,
-                targets=texts(group.get("targets")),
+                targets=_strings(group.get("targets")),
                 bits=bits,
                 activation_bits=bits_or_none(inputs.get("num_bits")) if isinstance(inputs, dict) else None,
                 symmetric=weights.get("symmetric") is not False,
@@ -163,6 +173,8 @@ def _schemes(source: CheckpointFolder, form: CompressedTensorsFormat) -> tuple[S
                 block=(blocks[0], blocks[1]) if strategy == "block" else (1, 1),
             )
         )
+    if not schemes:
+        raise unreadable(source.path, form, "its config has no group with weights")
     return tuple(schemes)
 
 
@@ -288,9 +300,31 @@ def _unpack(parts: Mapping[str, Any], *, scheme: Scheme, shape: tuple[int, int],
 
 
 def _scheme_of(module: str, schemes: tuple[Scheme, ...]) -> Scheme:
-    """Return a module's scheme: from the group that names the module, else from the first group, for a whole class."""
-    named = (scheme for scheme in schemes if _matches_any(module, scheme.targets))
-    return next(named, schemes[0])
+    """Return a module's scheme: from the group that names it, else that matches it, else that has its class.
+
+    The classes of modules are not known here; only linear layers are packed, so the group without a matching target
+    that has any class is theirs. compressed-tensors looks for targets in the same order.
+    """
+    by_name = (scheme for scheme in schemes if module in scheme.targets)
+    expressions = sorted(
+        (target, number)
+        for number, scheme in enumerate(schemes)
+        for target in scheme.targets
+        if target.startswith(EXPRESSION)
+    )
+    by_expression = (schemes[number] for target, number in expressions if _matches(module, target))
+    by_class = (scheme for scheme in schemes if any(map(_is_class, scheme.targets)))
+    return next(chain(by_name, by_expression, by_class), schemes[0])
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    """Return the texts in a list of a config; empty if it is not a list."""
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+def _is_class(target: str) -> bool:
+    """Return whether a target is the name of a class, such as ``Linear``, which has no dots."""
+    return not target.startswith(EXPRESSION) and "." not in target and target[:1].isupper()
 
 
 def _left_dense(
@@ -312,15 +346,9 @@ def _matches_any(module: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _matches(module: str, pattern: str) -> bool:
-    if not pattern.startswith("re:"):
+    if not pattern.startswith(EXPRESSION):
         return pattern == module
-    pattern = pattern.removeprefix("re:")
-    if len(pattern) > MAX_PATTERN or pattern.count("*") > MAX_STARS or _PATTERN.fullmatch(pattern) is None:
-        return False
-    try:
-        return re.match(pattern, module) is not None
-    except re.error:
-        return False
+    return module_patterns.matches(pattern.removeprefix(EXPRESSION), module)
 
 
 def _only(values: Iterator[Any]) -> Any:

@@ -403,7 +403,7 @@ def test_modelopt_is_read_where_its_algorithm_is(tmp_path: Path, algorithm: str 
             open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("target", ["re:(a+)+$", "re:[", "re:" + "a" * 600, "re:.*.*.*.*x", 7, None])
+@pytest.mark.parametrize("target", ["re:(a+)+$", "re:.*.*.*.*x", 7, None])
 def test_odd_patterns_of_a_config_take_no_time_and_match_nothing(
     made: Callable[[str], Path], tmp_path: Path, target: object
 ) -> None:

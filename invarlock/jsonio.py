@@ -19,7 +19,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib import resources
@@ -66,9 +66,16 @@ _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_json(
-    data: bytes, *, where: str, limit_bytes: int = MAX_DOCUMENT_BYTES, limit_values: int = MAX_DOCUMENT_VALUES
+    data: bytes,
+    *,
+    where: str,
+    limit_bytes: int = MAX_DOCUMENT_BYTES,
+    limit_values: int = MAX_DOCUMENT_VALUES,
+    non_finite: bool = False,
 ) -> Any:
     """Return the document in ``data``; ``where`` is its name in messages.
+
+    ``non_finite`` also accepts NaN and Infinity, as Python writes them into configs of models.
 
     Raises:
         DocumentError: when the bytes are not exactly one strict JSON document within the limits.
@@ -85,7 +92,8 @@ def parse_json(
     _check_depth(data, structure, where)
     del structure
     try:
-        document = (_CAREFUL if _may_be_out_of_range(data) else _PLAIN).decode(data.decode("utf-8"))
+        decoders = _OF_CONFIGS if non_finite else _STRICT
+        document = decoders[_may_be_out_of_range(data)].decode(data.decode("utf-8"))
         if b"\\u" in data and _LONE_SURROGATE.search(data):
             json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -99,14 +107,15 @@ def parse_json(
     return document
 
 
-def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
-    """Return the strict JSON document in a file.
+def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES, non_finite: bool = False) -> Any:
+    """Return the strict JSON document in a file; with ``non_finite`` it may have NaN and Infinity.
 
     Raises:
         MissingFileError: when the file does not exist.
         DocumentError: when it cannot be read, or is not one strict JSON document within the limits.
     """
-    return parse_json(read_file(path, limit_bytes=limit_bytes), where=str(path), limit_bytes=limit_bytes)
+    data = read_file(path, limit_bytes=limit_bytes)
+    return parse_json(data, where=str(path), limit_bytes=limit_bytes, non_finite=non_finite)
 
 
 def read_file(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
@@ -356,11 +365,17 @@ def _bounded_float(text: str) -> float:
     return value
 
 
-# Calling Python for each number doubles the parsing time, so it is done only for documents that may need it.
-_PLAIN = json.JSONDecoder(object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
-_CAREFUL = json.JSONDecoder(
-    object_pairs_hook=_unique_pairs,
-    parse_constant=_refuse_constant,
-    parse_int=_bounded_int,
-    parse_float=_bounded_float,
-)
+def _decoders(parse_constant: Callable[[str], Any]) -> tuple[json.JSONDecoder, json.JSONDecoder]:
+    """Return a fast decoder, and one for documents with numbers that may be out of range.
+
+    Calling Python for each number doubles the parsing time.
+    """
+    shared: dict[str, Any] = {"object_pairs_hook": _unique_pairs, "parse_constant": parse_constant}
+    return (
+        json.JSONDecoder(**shared),
+        json.JSONDecoder(**shared, parse_int=_bounded_int, parse_float=_bounded_float),
+    )
+
+
+_STRICT = _decoders(_refuse_constant)
+_OF_CONFIGS = _decoders(float)

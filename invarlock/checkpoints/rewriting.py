@@ -32,7 +32,7 @@ from invarlock.checkpoints.layout import CONFIG_FILE, CONFIG_FILES, INDEX_FILE, 
 from invarlock.checkpoints.safetensors_files import ITEM_BYTES, LENGTH_BYTES, CheckpointFiles, TensorEntry
 from invarlock.checkpoints.staging import clone_into, link_or_copy, staged
 from invarlock.errors import CheckpointError, EditError
-from invarlock.jsonio import write_json
+from invarlock.jsonio import write_bytes, write_json
 
 # The format pads the header so that the data starts at a multiple of this.
 HEADER_ALIGNMENT_BYTES = 8
@@ -310,7 +310,9 @@ def _write_documents(source: CheckpointFiles, folder: Path, rewrite: Rewrite) ->
         if name != CONFIG_FILE or not rewrite.config:
             link_or_copy(source.folder / name, folder / name)
     if rewrite.config:
-        write_json(folder / CONFIG_FILE, {**source.config, **rewrite.config})
+        # configs of some models have infinite numbers, which json writes as transformers reads them
+        text = json.dumps({**source.config, **rewrite.config}, indent=2, sort_keys=True)
+        write_bytes(folder / CONFIG_FILE, f"{text}\n".encode())
     if source.index is None:
         return
     entries = _target_entries(source, rewrite)

@@ -150,7 +150,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     try:
-        config = read_json(path, limit_bytes=MAX_CONFIG_BYTES)
+        config = read_json(path, limit_bytes=MAX_CONFIG_BYTES, non_finite=True)
     except MissingFileError:
         raise CheckpointError(f"{path}: no such file; point at the folder of a checkpoint") from None
     except DocumentError as error:

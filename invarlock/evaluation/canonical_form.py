@@ -78,7 +78,12 @@ class CanonicalForm:
 
 
 def needs_canonical_form(baseline: CheckpointFacts, subject: CheckpointFacts) -> bool:
-    """Return whether a subject's stored matrices differ from the baseline's by more than rounding does."""
+    """Return whether a subject's matrices differ from the baseline's by more than rounding does, or it has a head more.
+
+    A quantiser may store the head of a model apart from the embedding to which it is tied.
+    """
+    if baseline.invariants["head"] is None and subject.invariants["head"] is not None:
+        return True
     for row in subject.changes.values():
         if any(row[key] is not None and row[key] > limit for key, limit in LARGE_CHANGE.items()):
             return True

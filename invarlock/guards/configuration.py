@@ -71,12 +71,13 @@ def configuration_violations(
         excused: the last parts of the names of fields that are declared to change.
     """
     own, base = subject["configuration"], baseline["configuration"]
-    for name in _differing(own["config"], base["config"]):
+    after, before = _one_spelling(own["config"]), _one_spelling(base["config"])
+    for name in _differing(after, before):
         if name.removeprefix("text_config.") in excused:
             continue
-        if layers is not None and _is_cut(name, own["config"].get(name), base["config"].get(name), layers):
+        if layers is not None and _is_cut(name, after.get(name), before.get(name), layers):
             continue
-        yield _config_violation(name, own["config"], base["config"], seq_len)
+        yield _config_violation(name, {**after, **own["config"]}, {**before, **base["config"]}, seq_len)
     if None not in (own["generation"], base["generation"]):
         before, after = _with_ids(base), _with_ids(own)
         for name in _differing(after, before):
@@ -89,6 +90,28 @@ def configuration_violations(
         words = [_template_words(side["chat_template"]) for side in (own, base)]
         reason = f"{words[0]}, in the baseline {words[1]}; chats are given to the model in another form"
         yield _violation(TEMPLATE, "chat_template", reason, "warn")
+
+
+def _one_spelling(config: Facts) -> Facts:
+    """Return a config without other spellings of the same rotary positions.
+
+    ``type`` is the older name of ``rope_type``, and transformers writes both. Positions of the type ``default`` have no
+    factor, and those of the type ``linear`` with the factor 1 are the default ones.
+    """
+    found = dict(config)
+    for name in config:
+        table, _, last = name.rpartition(".")
+        if last not in ("type", "rope_type") or not _ROTARY.search(name):
+            continue
+        prefix = f"{table}." if table else ""
+        kind = config.get(f"{prefix}rope_type", config.get(f"{prefix}type"))
+        if found.get(f"{prefix}type") == kind:
+            del found[f"{prefix}type"]
+        found[f"{prefix}rope_type"] = kind
+        if kind == "default" or (kind == "linear" and config.get(f"{prefix}factor") == 1):
+            del found[f"{prefix}rope_type"]
+            found.pop(f"{prefix}factor", None)
+    return found
 
 
 def _is_cut(name: str, own: object, base: object, layers: int) -> bool:

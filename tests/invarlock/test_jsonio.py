@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -186,3 +187,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary(tmp_path: Path)
 
     assert path.read_bytes() == b'{\n  "a": 1\n}\n'
     assert [item.name for item in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_config_of_a_model_may_have_infinite_numbers(tmp_path: Path) -> None:
+    text = b'{"time_step_limit": [0.0, Infinity], "a": -Infinity, "b": NaN}'
+    (tmp_path / "config.json").write_bytes(text)
+
+    read = read_json(tmp_path / "config.json", non_finite=True)
+
+    assert (read["time_step_limit"], read["a"], str(read["b"])) == ([0.0, math.inf], -math.inf, "nan")
+    with pytest.raises(DocumentError, match="Infinity is not JSON"):
+        read_json(tmp_path / "config.json")
+    with pytest.raises(DocumentError, match="too large for a float"):
+        parse_json(b'{"a": 1e999}', where="config.json", non_finite=True)

@@ -19,8 +19,10 @@ from invarlock.checkpoints.safetensors_files import CheckpointFiles
 # Tensors that are soon read again stay in memory: the last two, and more up to this many bytes. The pages of a mapped
 # file count in the resident set as long as its tensor is kept.
 RECENT_BYTES = 1 << 24
-# A head counts as a transformed embedding if at most this share of their relative difference is left.
+# A head counts as a transformed embedding if at most this share of their relative difference is left. A packed head is
+# one that a quantiser stored apart from the embedding; a dense one may differ only by rounding to eight bits.
 UNTIED_LEFT = 0.3
+UNTIED_DENSE_LEFT = 0.02
 
 CONTRACT: Mapping[str, Any] = {
     "form": "each matrix after the steps that bring the subject nearest to its baseline and leave its function",
@@ -38,6 +40,7 @@ CONTRACT: Mapping[str, Any] = {
         "in_place": orders.IN_PLACE,
         "found": orders.FOUND,
         "untied_left": UNTIED_LEFT,
+        "untied_dense_left": UNTIED_DENSE_LEFT,
         "bias_moved": BIAS_MOVED,
         "bias_worse": BIAS_WORSE,
     },
@@ -138,16 +141,27 @@ def _residual_stream(sides: Sides, anatomy: Anatomy) -> Sides:
     rotated = rotation.undo_rotation(folded, anatomy)
     names, largest = norms.largest_change(sides, anatomy)
     if not rotated.removed and not (names and norms.are_folded(sides, anatomy)):
-        return replace(sides, skipped=rotated.skipped)
+        return _untied_head(replace(sides, skipped=rotated.skipped), anatomy, _most_left(sides, anatomy))
     if names:
         rotated = rotated.remove("norms", names, largest)
+    return _untied_head(rotated, anatomy, UNTIED_LEFT)
+
+
+def _most_left(sides: Sides, anatomy: Anatomy) -> float:
+    """Return how much of the difference between a stored head and the embedding may be left, by how it is stored."""
+    storage = sides.own.storage()
+    packed = storage.quantisation is not None and anatomy.head is not None
+    return UNTIED_LEFT if packed and anatomy.head.label not in storage.unpacked_modules else UNTIED_DENSE_LEFT
+
+
+def _untied_head(sides: Sides, anatomy: Anatomy, most_left: float) -> Sides:
+    """Return both sides with the head compared with the embedding, if only the baseline's head is tied to it."""
     head = anatomy.head
-    if head is not None and head in rotated.base_sources and rotated.has(head):
-        base, own = rotated.pair(head)
-        left = float(torch.linalg.vector_norm(own - base) / torch.linalg.vector_norm(base))
-        if left < UNTIED_LEFT:
-            return rotated.remove("untied_head", [head.label], left)
-    return rotated
+    if head is None or head not in sides.base_sources or not sides.has(head):
+        return sides
+    base, own = sides.pair(head)
+    left = float(torch.linalg.vector_norm(own - base) / torch.linalg.vector_norm(base))
+    return sides.remove("untied_head", [head.label], left) if left < most_left else sides
 
 
 def _by_kind(removed: tuple[Removed, ...]) -> tuple[Removed, ...]:

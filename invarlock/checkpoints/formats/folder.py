@@ -100,7 +100,7 @@ def read_document(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = read_json(path, limit_bytes=MAX_CONFIG_BYTES)
+        document = read_json(path, limit_bytes=MAX_CONFIG_BYTES, non_finite=True)
     except DocumentError as error:
         raise CheckpointError(f"{error}; fetch the file again") from None
     return document if isinstance(document, dict) else {}

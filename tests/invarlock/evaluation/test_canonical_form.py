@@ -13,12 +13,15 @@ import equivalent_models as made
 import pytest
 import torch
 from equivalent_models import EMBEDDED, TRAINED, load
+from safetensors.torch import load_file, save_file
 
+from invarlock.edits.packed_rtn import PACKING
 from invarlock.evaluation.canonical_form import measure_canonical_form, needs_canonical_form
 from invarlock.evaluation.checkpoint_facts import BaselineWeights, measure_checkpoint
 from invarlock.evaluation.documents import equivalence
 from invarlock.evaluation.pair import evaluate_pair
 from invarlock.evaluation.pair_request import PairRequest
+from invarlock.faults.injection import inject_fault
 from invarlock.guards.invariants import derive_invariants
 from invarlock.guards.spectral import derive_spectral
 from invarlock.reports.policy import resolve_policy
@@ -167,6 +170,63 @@ def test_a_mistake_is_named(name: str, mistake: Make, module: str, baselines: Fo
     named = {row["module"] for row in spectral["violations"]}
     assert any(module in one for one in named)
     assert len(named) <= 8
+
+
+def stored_apart(model: Any, bits: int) -> None:
+    """Give a model with a tied head a head of its own: the embedding rounded in groups of 32."""
+    made.untie(model)
+    weight = model.lm_head.weight.data
+    groups = weight.reshape(len(weight), -1, 32)
+    scale = groups.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    weight.copy_(((groups / scale).round() * scale).reshape(weight.shape))
+    model.config.tie_word_embeddings = False
+
+
+@pytest.mark.parametrize(("bits", "same"), [(8, True), (4, False)])
+def test_a_dense_head_stored_apart_is_the_embedding_if_it_was_rounded_to_eight_bits(
+    bits: int, baselines: Folders, tmp_path: Path, *, same: bool
+) -> None:
+    model = load("qwen2-tiny")
+    with torch.no_grad():
+        stored_apart(model, bits)
+
+    spectral, invariants, removed = judged(baselines("qwen2-tiny"), save(model, tmp_path))
+
+    kinds = [row["kind"] for row in removed.get("equivalence", [])]
+    assert kinds == (["untied_head"] if same else [])
+    assert (spectral["passed"], invariants["passed"]) == (same, same)
+
+
+def test_the_fault_of_a_broken_tie_is_no_rounding(baselines: Folders, tmp_path: Path) -> None:
+    inject_fault("weight_tying_break", baselines("qwen2-tiny"), tmp_path / "subject", {})
+
+    _, invariants, removed = judged(baselines("qwen2-tiny"), tmp_path / "subject")
+
+    assert "equivalence" not in removed
+    assert any(row["kind"] == "tie" and row["severity"] == "fail" for row in invariants["violations"])
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_packed_head_stored_apart_is_the_embedding_unless_it_is_broken(
+    factor: float, baselines: Folders, tmp_path: Path
+) -> None:
+    model = load("qwen2-tiny")
+    made.untie(model)
+    model.config.tie_word_embeddings = False
+    apart = save(model, tmp_path / "apart")
+    tensors = load_file(apart / "model.safetensors")
+    parts = PACKING.pack(tensors.pop("lm_head.weight"), {"bits": 4, "group_size": 32})
+    tensors |= {f"lm_head.{name}": part * factor if name == "weight_scale" else part for name, part in parts.items()}
+    save_file(tensors, apart / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((apart / "config.json").read_bytes())
+    stated = PACKING.config(["re:.*_proj$"], {"bits": 4, "group_size": 32})
+    (apart / "config.json").write_text(json.dumps({**config, "quantization_config": stated}))
+
+    spectral, invariants, removed = judged(baselines("qwen2-tiny"), apart)
+
+    healthy = factor == 1.0
+    assert ([row["kind"] for row in removed.get("equivalence", [])] == ["untied_head"]) is healthy
+    assert (spectral["passed"], invariants["passed"]) == (healthy, healthy)
 
 
 def test_equal_and_rounded_checkpoints_are_compared_as_they_are_stored(baselines: Folders, tmp_path: Path) -> None:

@@ -194,3 +194,40 @@ def test_what_a_text_ends_with_and_renamed_special_tokens_warn() -> None:
     base = {"special_tokens": {"eos_token": "</s>"}}
 
     assert [(where, severity) for where, severity, _ in found(own, base)] == [("tokenizer", "warn")] * 2
+
+
+LINEAR = {"rope_parameters.rope_type": "linear", "rope_parameters.factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("own", "base"),
+    [
+        (LINEAR, {**LINEAR, "rope_parameters.type": "linear"}),
+        ({"rope_parameters.type": "linear", "rope_parameters.factor": 2.0}, LINEAR),
+        ({"rope_scaling.type": "default"}, {}),
+        ({**ROPE, "rope_parameters.factor": 4.0}, ROPE),
+        ({"rope_parameters.rope_theta": 10000.0}, ROPE),
+        ({**ROPE, "rope_parameters.rope_type": "linear", "rope_parameters.factor": 1.0}, ROPE),
+        ({"rope_parameters.full_attention.type": "default"}, {}),
+    ],
+)
+def test_the_same_rotary_positions_in_another_spelling_are_no_finding(
+    own: dict[str, Any], base: dict[str, Any]
+) -> None:
+    assert found({"config": own}, {"config": base}) == []
+    assert found({"config": base}, {"config": own}) == []
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {**LINEAR, "rope_parameters.factor": 4.0},
+        {**LINEAR, "rope_parameters.rope_type": "dynamic"},
+        {**LINEAR, "rope_parameters.type": "yarn"},
+        {"rope_parameters.type": "linear", "rope_parameters.factor": 4.0},
+        ROPE,
+        {},
+    ],
+)
+def test_other_rotary_positions_fail_in_any_spelling(own: dict[str, Any]) -> None:
+    assert {severity for _, severity, _ in found({"config": own}, {"config": LINEAR})} == {"fail"}

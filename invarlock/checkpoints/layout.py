@@ -80,14 +80,17 @@ def check_fetched(path: Path) -> None:
 def read_index(folder: Path) -> ShardIndex | None:
     """Return the index of a sharded checkpoint; None if the weights are one file.
 
-    As in transformers, ``model.safetensors`` takes precedence over an index in the same folder.
+    As in transformers, ``model.safetensors`` takes precedence over an index in the same folder. If the shards of the
+    index are there too, the folder holds two models: vLLM, for example, serves the other one.
 
     Raises:
-        CheckpointError: when the folder has neither, or the index is malformed or names a file outside the folder.
+        CheckpointError: when the folder has neither or two models, or the index is malformed or names a file outside
+            the folder.
     """
-    if (folder / SINGLE_FILE).is_file():
-        return None
     path = folder / INDEX_FILE
+    if (folder / SINGLE_FILE).is_file():
+        _check_one_model(folder, path)
+        return None
     if not path.is_file():
         pickle = next((found.name for pattern in PICKLES for found in sorted(folder.glob(pattern))), None)
         if pickle is not None:
@@ -99,6 +102,22 @@ def read_index(folder: Path) -> ShardIndex | None:
             f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}; point at a folder with safetensors weights"
         )
     return parse_index(path, ".safetensors")
+
+
+def _check_one_model(folder: Path, path: Path) -> None:
+    """Check that an index beside ``model.safetensors`` is a leftover: that not all its shards are in the folder."""
+    if not path.is_file():
+        return
+    try:
+        shards = set(parse_index(path, ".safetensors").weight_map.values()) - {SINGLE_FILE}
+    except CheckpointError:
+        return
+    if not shards or not all((folder / shard).is_file() for shard in shards):
+        return
+    raise CheckpointError(
+        f"{folder}: two sets of weights, {SINGLE_FILE} and the shards of {INDEX_FILE}, of which programs read one or "
+        "the other; move one of the two away"
+    )
 
 
 def parse_index(path: Path, suffix: str) -> ShardIndex:

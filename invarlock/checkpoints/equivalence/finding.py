@@ -149,9 +149,9 @@ def _residual_stream(sides: Sides, anatomy: Anatomy) -> Sides:
 
 def _most_left(sides: Sides, anatomy: Anatomy) -> float:
     """Return how much of the difference between a stored head and the embedding may be left, by how it is stored."""
-    storage = sides.own.storage()
-    packed = storage.quantisation is not None and anatomy.head is not None
-    return UNTIED_LEFT if packed and anatomy.head.label not in storage.unpacked_modules else UNTIED_DENSE_LEFT
+    storage, head = sides.own.storage(), anatomy.head
+    packed = storage.quantisation is not None and head is not None and head.tensor not in storage.unpacked_modules
+    return UNTIED_LEFT if packed else UNTIED_DENSE_LEFT
 
 
 def _untied_head(sides: Sides, anatomy: Anatomy, most_left: float) -> Sides:

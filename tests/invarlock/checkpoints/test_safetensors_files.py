@@ -255,3 +255,24 @@ def test_reading_and_digesting_need_no_torch() -> None:
 
     code += "; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     succeed(python("-c", code, seconds=60))
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_folder_with_two_sets_of_weights_is_refused_unless_one_is_a_leftover(
+    tiny_model: TinyModels, tmp_path: Path, *, complete: bool
+) -> None:
+    folder = copy_model(tiny_model("llama", 20_000), tmp_path / "model")
+    shards = weight_files(folder)
+    assert len(shards) > 1
+    save_file(
+        {name: tensor for shard in shards for name, tensor in load_file(folder / shard).items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+    if complete:
+        with pytest.raises(CheckpointError, match=r"two sets of weights, .*; move one of the two away"):
+            weight_files(folder)
+    else:
+        (folder / shards[-1]).unlink()
+        assert weight_files(folder) == ("model.safetensors",)

@@ -18,8 +18,9 @@ from invarlock.harness.planning.plan import PlannedNullRun, plan_document, repea
 from invarlock.harness.planning.preflight import CALIBRATION_CHECKS, pool_of, problems
 from invarlock.harness.planning.presets import begin_presets
 from invarlock.harness.planning.sharding import manifest_of_shard, shard_document
+from invarlock.harness.selection.selected_cases import BYOE_SUITE
 from invarlock.harness.sources.finding import PINS_NAME, find_sources, obtain_pins, used_models
-from invarlock.harness.sources.texts import length_problems
+from invarlock.harness.sources.texts import length_problems, suite_texts
 from invarlock.harness.state.found_sources import Sources
 from invarlock.harness.state.leftovers import remove_leftovers
 from invarlock.harness.state.origin import record_origin
@@ -149,7 +150,13 @@ def _pinned(cases: Sequence[Case], sources: Sources) -> list[Case]:
 
 
 def _remarks(run: Run, pool: Pool) -> Iterator[str]:
-    """Yield a remark if workers wait for devices, or devices for workers."""
+    """Yield a remark if workers wait for devices, or devices for workers, and on texts that may not suit a model."""
+    if run.catalog.suite == BYOE_SUITE and all(text.dataset == "embedded" for text in suite_texts(run)):
+        names = " and ".join(text.name or "one text" for text in suite_texts(run))
+        yield (
+            f"your checkpoints are scored on texts that ship with the suites ({names}), which models may have been "
+            "trained on; for a text of your own, set INVARLOCK_DATASET=local_jsonl and INVARLOCK_LOCAL_JSONL_FILE=FILE"
+        )
     devices, workers = len(pool.devices), run.workers
     if run.settings.shard is not None and run.settings.determinism != "strict":
         yield "shards merge only if all measure the same baselines: use machines of one kind, or --determinism strict"

@@ -89,6 +89,7 @@ def test_checkpoints_of_a_user_are_the_cases_of_a_run(
     ran = run_pytest(*arguments, *subjects, "-n", "1")
 
     assert ran.status == 1, ran.output
+    assert "scored on texts that ship with the suites (austen and melville)" in ran.output
     assert "passed  base  mine  ratio " in ran.output
     assert "FAILED  base  mine-2  ratio " in ran.output
     assert "must pass, but primary_metric_acceptable" in ran.output

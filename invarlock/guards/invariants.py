@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, Scope, parse_edit_spec
+from invarlock.digests import short_digest
 from invarlock.edits import BY_NAME as EDITS
 from invarlock.guards.configuration import configuration_violations
 from invarlock.guards.guard import Guard
@@ -27,8 +29,10 @@ Violation = dict[str, str]
 SPACIOUS = 1.75
 # 4-bit packing saves more than this even if unchanged embeddings are most of a model, as in Gemma 3 270M.
 BARELY_SMALLER = 0.9
-# Dtypes that differ only in the precision of their numbers.
-PRECISIONS = frozenset({"BF16", "F16", "F32"})
+# Dtypes that differ only in the precision of their numbers, and their bytes.
+PRECISIONS = {"BF16": 2, "F16": 2, "F32": 4}
+# No bias is longer; the largest vocabularies have some 300,000 tokens.
+MOST_OUTPUTS = 1 << 20
 # Families of the matrices in blocks. Embedding and head are excluded because they may be tied.
 LAYERS = frozenset({"attn", "ffn", "router"})
 
@@ -46,8 +50,8 @@ def derive_invariants(
     These fail: non-finite values; missing, unexpected or reshaped tensors; embedding rows that do not fit config or
     tokenizer; a tokenizer with other tokens; a changed tie; a matrix with the values of another matrix; a changed
     tensor outside the scope of the edit; defects of packed weights; configuration that changes the computation on the
-    scored text. These warn: a dtype that changed in a part of a dense checkpoint, packing that saves little, and other
-    differences of configuration.
+    scored text. These warn: a dtype that changed in a part of a dense checkpoint, a bias or norm that became zero,
+    packing that saves little, and other differences of configuration.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
@@ -68,6 +72,7 @@ def derive_invariants(
         *_storage_violations(baseline, subject),
         *_tensor_violations(baseline, subject, declared),
         *_copies(baseline, subject, "warn" if meant_to_change else "fail"),
+        *_zeroed_vectors(baseline, subject),
         *_embedding_violations(baseline, subject, declared),
         *_tie_violations(baseline, subject, "untied_head" in equivalence),
         *_config_violations(baseline, subject, declared),
@@ -216,7 +221,7 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
                 continue
             what = "router shape" if base["family"] == "router" else "shape"
             yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")
-        elif own["dtype"] != base["dtype"] and not (recast and {own["dtype"], base["dtype"]} <= PRECISIONS):
+        elif own["dtype"] != base["dtype"] and not (recast and {own["dtype"], base["dtype"]} <= PRECISIONS.keys()):
             reason = f"stored as {own['dtype']} where the baseline has {base['dtype']}"
             # floats of another precision are the same weights; integers instead of floats are not
             alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
@@ -240,12 +245,30 @@ def _copies(baseline: Facts, subject: Facts, severity: str) -> Iterator[Violatio
             yield _violation(name, "copy", reason, severity)
 
 
+def _zeroed_vectors(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    """Yield the biases and norms whose values all became zero; a bias may matter little to the scored text."""
+    for name, own in sorted(subject["tensors"].items()):
+        base = baseline["tensors"].get(name)
+        if base is None or len(own["shape"]) != 1 or own["digest"] == base["digest"]:
+            continue
+        zeros = [_digest_of_zeros(side["shape"][0], side["dtype"]) for side in (own, base) if len(side["shape"]) == 1]
+        if zeros[0] == own["digest"] and base["digest"] not in zeros:
+            yield _violation(name, "zero", "all its values are 0, in the baseline they are not", "warn")
+
+
+@lru_cache(maxsize=64)
+def _digest_of_zeros(elements: int, dtype: str) -> str | None:
+    """Return the digest of a vector of zeros, None for one that is no bias; a report may state any shape."""
+    size = PRECISIONS.get(dtype)
+    return None if size is None or elements > MOST_OUTPUTS else short_digest(bytes(elements * size))
+
+
 def _is_recast(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> bool:
     """Return whether all tensors of one precision now have one other precision, as if the whole model was cast."""
     found: dict[str, set[str]] = {}
     for name in before.keys() & after.keys():
         pair = before[name]["dtype"], after[name]["dtype"]
-        if PRECISIONS.issuperset(pair):
+        if PRECISIONS.keys() >= set(pair):
             found.setdefault(pair[0], set()).add(pair[1])
     return all(len(dtypes) == 1 for dtypes in found.values())
 

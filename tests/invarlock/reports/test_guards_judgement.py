@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from configurations import configuration
 
 from invarlock.guards.guard import signals_when_not_passed
@@ -11,9 +12,11 @@ from invarlock.guards.invariants import derive_invariants
 from invarlock.guards.spectral import derive_spectral
 from invarlock.guards.spectral_raw import raw_problems
 from invarlock.judgement.null_level import SAME_ANSWERS
+from invarlock.measuring.invariants import tensor_digest
 from invarlock.reports.policy import resolve_policy
 
 LIMITS = resolve_policy("balanced", "dev", {})["spectral"]
+DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "I8": torch.int8}
 
 DENSE = {
     "format": "dense",
@@ -91,6 +94,32 @@ def test_missing_unexpected_and_reshaped_tensors_fail() -> None:
     assert judged(missing) == ("fail", [("norm.weight", "missing")])
     assert judged(facts(**{"new.weight": ("BF16", [2], "other", 0)})) == ("fail", [("new.weight", "unexpected")])
     assert judged(reshaped) == ("fail", [("up.weight", "reshaped")])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "was_zero", "warns"),
+    [
+        ([64], "BF16", False, True),
+        ([64], "F32", False, True),
+        ([64], "BF16", True, False),
+        ([8, 8], "BF16", False, False),
+        ([2**40], "BF16", False, False),
+        ([64], "I8", False, False),
+    ],
+)
+def test_a_bias_that_became_zero_warns(shape: list[int], dtype: str, *, was_zero: bool, warns: bool) -> None:
+    def side(digest: str, stored: str) -> dict[str, Any]:
+        whole = facts(**{"up.bias": (stored, shape, "ffn", 0)})
+        whole["tensors"]["up.bias"]["digest"] = digest
+        return whole
+
+    zeros = {kind: tensor_digest(torch.zeros(64, dtype=own)) for kind, own in DTYPES.items()}
+    base = side(zeros["F32"] if was_zero else "5" * 16, "F32" if was_zero else dtype)
+    block = derive_invariants({"baseline": base, "subject": side(zeros[dtype], dtype)}, None)
+
+    found = [row for row in block["violations"] if row["kind"] == "zero"]
+    assert [(row["tensor"], row["severity"]) for row in found] == ([("up.bias", "warn")] if warns else [])
+    assert block["passed"]
 
 
 def test_a_matrix_with_the_values_of_another_fails_unless_a_change_is_meant() -> None:

@@ -158,6 +158,13 @@ class Subject(TypedDict):
     model_signature: NotRequired[ModelSignatureBlock]
 
 
+class Float16Overflow(TypedDict):
+    """The largest output of a subject that is stored in float16, if it does not fit; and the module that gives it."""
+
+    module: str
+    largest: float
+
+
 class ScoredAs(TypedDict):
     """The form in which each side was scored."""
 
@@ -171,6 +178,7 @@ class Scoring(TypedDict):
     not_scored: str | None
     batch_size: int | None
     scored_as: ScoredAs
+    float16_overflow: NotRequired[Float16Overflow]
 
 
 class RemovedDifference(TypedDict):

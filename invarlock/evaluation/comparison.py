@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from invarlock.evaluation.activations import ActivationFacts, scaled_outputs
 from invarlock.evaluation.canonical_form import measure_canonical_form
 from invarlock.evaluation.checkpoint_facts import BaselineWeights, CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.final_windows import measure_final
+from invarlock.evaluation.float16_range import LargestOutput, is_narrowed
 from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, kept_file, kept_folder
 from invarlock.evaluation.measurements import (
     Baseline,
@@ -219,7 +221,9 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
         return unscored(f"token {largest} of the text is beyond the {rows} rows of its embedding")
     room, transform = placement.room_bytes, None if form is None else form.outputs
     try:
-        preview = score_blocks(model, draw.preview.blocks, comparison.plan.batch_size, room)
+        with ExitStack() as hooks:
+            outputs = hooks.enter_context(LargestOutput(model)) if is_narrowed(baseline.facts, facts) else None
+            preview = score_blocks(model, draw.preview.blocks, comparison.plan.batch_size, room)
         observer = SubjectObserver(baseline.kept, baseline.vocabulary, draw.final.positions, draw.final.slices)
         final = measure_final(
             model,
@@ -262,6 +266,7 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
         scored_as=way,
         form=form,
         fidelity=observer.finish(),
+        overflow=None if outputs is None else outputs.overflow(),
     )
     if baseline.probe_outputs is None or final.probe is None:
         return result

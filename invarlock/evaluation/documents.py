@@ -105,6 +105,7 @@ def report_document(
             "not_scored": measured.not_scored,
             "batch_size": None if measured.final is None else measured.final.batch_size,
             "scored_as": {"baseline": NATIVE, "subject": measured.scored_as},
+            **({} if measured.overflow is None else {"float16_overflow": _overflow(*measured.overflow)}),
         },
         **{guard: {"raw": raws[guard], "measurement_contract": contracts[guard]} for guard in setup.guards},
         **equivalence(measured.form),
@@ -112,6 +113,10 @@ def report_document(
     }
     seconds = measured.seconds if make_seconds is None else {"make_subject": make_seconds, **measured.seconds}
     return _composed(request, _signed(raw, signatures), seconds, task_records)
+
+
+def _overflow(module: str, largest: float) -> dict[str, Any]:
+    return {"module": module, "largest": float(f"{largest:.9g}")}
 
 
 def _signed(raw: Mapping[str, Any], signatures: Mapping[str, Mapping[str, str]] | None) -> dict[str, Any]:

@@ -129,6 +129,7 @@ class SubjectMeasurement:
     """The measurements of a subject; ``not_scored`` is the reason if there are no scores.
 
     ``form`` describes the differences removed before weights were compared; None if they were compared as stored.
+    ``overflow`` is the module of a subject stored in float16 with the largest output, and that, if it does not fit.
     """
 
     digest: str
@@ -144,3 +145,4 @@ class SubjectMeasurement:
     scored_as: str = NATIVE
     form: CanonicalForm | None = None
     fidelity: Mapping[str, Any] | None = None
+    overflow: tuple[str, float] | None = None

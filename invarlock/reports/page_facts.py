@@ -53,13 +53,19 @@ def page_facts(report: Mapping[str, Any]) -> PageFacts:
 
 
 def report_warnings(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the warnings of a report, most serious first: gates that do not block, guards that warn, few windows."""
+    """Yield the warnings of a report, most serious first: gates that do not block, guards that warn, and others."""
     for gate in judge_gates(report, report["resolved_policy"]):
         if not gate.holds and not gate.blocks:
             yield gate.line
     for name in report["guards"]:
         if report[name]["status"] == "warn":
             yield f"{name} warns: {worst_violation(report[name]).removeprefix('warn: ')}"
+    overflow = report["scoring"].get("float16_overflow")
+    if overflow is not None:
+        yield (
+            f"stored in float16, and {overflow['module']} gives values up to {overflow['largest']:.3g}, beyond 65504, "
+            "the largest of float16: a program that computes in float16 gets infinities"
+        )
     yield from few_windows(report)
 
 

@@ -70,8 +70,16 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool,
     verdict = write_results(directory, manifest, plan, found, outcomes, finished)
     if not run.settings.skip_html:
         write_pages(found)
-    lines = run_lines(verdict, found, columns)
+    lines = _unfinished_lines(verdict, found) if interrupted else run_lines(verdict, found, columns)
     return replace(_ending(run, verdict, found, finished, lines, interrupted=interrupted), verdict=verdict)
+
+
+def _unfinished_lines(verdict: Mapping[str, Any], found: FoundReports) -> list[str]:
+    """Return how many cases of an interrupted run are done; the verdict would mostly list those without a report."""
+    done = list(found.records.values())
+    unexpected = len(done) - sum(record["passed"] for record in done)
+    more = f", {unexpected} of them not as expected" if unexpected else ""
+    return [f"{len(done)} of {verdict['counts']['cases_total']} cases are done{more}"]
 
 
 def _ending(

@@ -45,6 +45,9 @@ def test_an_interrupt_ends_a_run_with_workers_and_loses_no_finished_case(tmp_pat
     assert 3 <= len(tests) < len(planned)
     assert [test for test in tests if test["outcome"] != "passed"] == []
     assert len(tests) <= len(found.records) <= len(tests) + 2
+    assert f"\n{len(found.records)} of {len(planned)} cases are done\n" in output
+    assert "no report" not in output
+    assert read_json(directory / "reports/final_verdict.json")["verdict"] == "FAIL"
     # every process of the run has ended
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)

@@ -3,7 +3,8 @@
 int8: ``weight`` and ``SCB``, the largest magnitude of each row; a weight is ``codes × SCB ÷ 127``. 4 bits: two codes
 per byte, the first in the high nibble; a weight is the code's entry in ``quant_map`` times the block's ``absmax``. With
 nested quantisation, ``absmax`` is stored as 8-bit codes with their own table and scales (``nested_quant_map``,
-``nested_absmax``), plus an offset. ``quant_state`` is JSON.
+``nested_absmax``), plus an offset. ``quant_state`` is JSON. The bytes of the codes may be stored as another dtype
+(``bnb_4bit_quant_storage``), which FSDP needs.
 Source: bitsandbytes 0.50 ``functional.py`` (``QuantState``, ``dequantize_4bit``, ``int8_vectorwise_dequant``).
 """
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 STATE = ".quant_state.bitsandbytes__"
 KINDS = ("nf4", "fp4")
+# The dtypes that transformers allows for ``bnb_4bit_quant_storage``.
+STORED_AS = ("U8", "I8", "F16", "BF16", "F32", "F64")
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 MAX_STATE_BYTES = 4096
 # The factor that bitsandbytes uses for 1/127.
@@ -197,13 +200,13 @@ def _state_of(files: CheckpointFiles, name: str) -> QuantState | None:
 def _four_bit(files: CheckpointFiles, name: str, state: QuantState | None) -> tuple[PackedTensor | None, list[Defect]]:
     """Return how a 4-bit weight is stored (None if it cannot be read), and its defects."""
     codes = files.entries.get(name)
-    if codes is None or codes.dtype != "U8":
+    if codes is None or codes.dtype not in STORED_AS:
         return None, [Defect(name, PACKING, _stored_as(files, name, "bytes of 4-bit codes"))]
     if state is None:
         return None, [Defect(name, SCALE, "quant_state is missing, or says what cannot be")]
     weights = state.shape[0] * state.shape[1]
-    if 2 * codes.elements != weights + weights % 2:
-        reason = f"quant_state says {list(state.shape)}, and {codes.elements} bytes of codes are stored"
+    if codes.size_bytes != -(-weights // 2):
+        reason = f"quant_state says {list(state.shape)}, and {codes.size_bytes} bytes of codes are stored"
         return None, [Defect(name, PACKING, reason)]
     blocks = -(-weights // state.block)
     parts = {"codes": name, "absmax": f"{name}.absmax", "map": f"{name}.quant_map"}
@@ -216,8 +219,8 @@ def _four_bit(files: CheckpointFiles, name: str, state: QuantState | None) -> tu
     defects = list(shape_defects(name, files.entries, wanted))
     if not defects:
         for part, stored in parts.items():
-            dtype = "U8" if part == "codes" or (part == "absmax" and state.nested_block) else "F32"
-            if files.entries[stored].dtype != dtype:
+            dtype = "U8" if part == "absmax" and state.nested_block else "F32"
+            if part != "codes" and files.entries[stored].dtype != dtype:
                 what = stored.rpartition(".")[2]
                 defects.append(Defect(name, SCALE, f"{what} is stored as {files.entries[stored].dtype}, not {dtype}"))
     if defects:
@@ -241,7 +244,7 @@ def _nibbles(parts: Mapping[str, Any], count: int) -> torch.Tensor:
     # imported here so that recognising the format does not need PyTorch
     import torch
 
-    codes = parts["codes"].reshape(-1)
+    codes = parts["codes"].reshape(-1).view(torch.uint8)
     return torch.stack((codes >> 4, codes & 0x0F), -1).reshape(-1)[:count].long()
 
 

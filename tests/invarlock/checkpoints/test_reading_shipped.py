@@ -291,6 +291,7 @@ OF_BITSANDBYTES = [
     ("nf4", without("weight.absmax"), SCALE, "absmax is missing"),
     ("nf4", cut("weight.absmax"), SCALE, "absmax has shape [767], not [768]"),
     ("nf4", cut("weight.nested_absmax"), SCALE, "nested_absmax has shape [2], not [3]"),
+    ("nf4", retyped("weight", torch.int32), PACKING, "weight is stored as I32 of shape [24576, 1], not as bytes"),
     ("nf4", cut("weight"), PACKING, "quant_state says [384, 128], and 24575 bytes of codes"),
     ("nf4", without(NF4_STATE), SCALE, "quant_state is missing"),
     ("nf4", cut(NF4_STATE), SCALE, "quant_state is missing, or says what cannot be"),
@@ -352,6 +353,62 @@ def test_four_bits_are_read_as_bitsandbytes_reads_them(
 
     assert checkpoint.check() == ()
     assert torch.equal(checkpoint.read(f"{UP}.weight"), functional.dequantize_4bit(codes, state))
+
+
+STORAGES = [torch.int8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def stored_as(dtype: torch.dtype) -> Callable[[Tensors], None]:
+    """Store the same bytes of 4-bit codes as another dtype, as bitsandbytes does with ``bnb_4bit_quant_storage``."""
+
+    def edit(tensors: Tensors) -> None:
+        for name in [one for one in tensors if one.endswith(".quant_map")]:
+            codes = tensors[name.removesuffix(".quant_map")]
+            tensors[name.removesuffix(".quant_map")] = codes.reshape(-1).view(dtype).reshape(-1, 1)
+
+    return edit
+
+
+@pytest.mark.parametrize("dtype", STORAGES)
+def test_the_bytes_of_codes_may_be_stored_as_another_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = restore("bitsandbytes-nf4", tmp_path / "subject")
+    before = open_checkpoint(restore("bitsandbytes-nf4", tmp_path / "other"))
+    edit_tensors(folder, stored_as(dtype))
+    edit_quantisation(folder, bnb_4bit_quant_storage=str(dtype).removeprefix("torch."))
+
+    checkpoint = open_checkpoint(folder)
+
+    assert checkpoint.check() == ()
+    assert checkpoint.storage() == before.storage()
+    assert all(torch.equal(checkpoint.read(name), before.read(name)) for name in before.files.entries)
+
+
+@pytest.mark.parametrize("quant_storage", [torch.uint8, *STORAGES])
+def test_bitsandbytes_stores_the_same_bytes_for_every_dtype(quant_storage: torch.dtype) -> None:
+    functional = pytest.importorskip("bitsandbytes.functional")
+    weight = torch.randn(384, 128, generator=torch.Generator().manual_seed(1)).bfloat16()
+    codes, _ = functional.quantize_4bit(weight, quant_type="nf4")
+
+    stored, _ = functional.quantize_4bit(weight, quant_type="nf4", quant_storage=quant_storage)
+
+    assert stored.dtype == quant_storage
+    assert torch.equal(stored.reshape(-1).view(torch.uint8), codes.reshape(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_codes_that_were_cast_to_a_wider_dtype_are_a_defect(dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = restore("bitsandbytes-nf4", tmp_path / "subject")
+
+    def cast(tensors: Tensors) -> None:
+        stored_as(dtype)(tensors)
+        tensors[f"{UP}.weight"] = tensors[f"{UP}.weight"].float()
+
+    edit_tensors(folder, cast)
+
+    (defect,) = open_checkpoint(folder).check()
+
+    assert (defect.tensor, defect.kind) == (f"{UP}.weight", PACKING)
+    assert "quant_state says [384, 128], and 49152 bytes of codes" in defect.reason
 
 
 def dense_copy(tensors: Tensors) -> None:

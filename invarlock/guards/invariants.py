@@ -264,13 +264,22 @@ def _digest_of_zeros(elements: int, dtype: str) -> str | None:
 
 
 def _is_recast(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> bool:
-    """Return whether all tensors of one precision now have one other precision, as if the whole model was cast."""
-    found: dict[str, set[str]] = {}
+    """Return whether all matrices of one precision now have one other precision, as if the whole model was cast.
+
+    As converters do, a cast may keep norms, biases and routers in the baseline's precision, or store them in float32.
+    """
+    cast: dict[str, set[str]] = {}
+    kept: list[tuple[str, str]] = []
     for name in before.keys() & after.keys():
-        pair = before[name]["dtype"], after[name]["dtype"]
-        if PRECISIONS.keys() >= set(pair):
-            found.setdefault(pair[0], set()).add(pair[1])
-    return all(len(dtypes) == 1 for dtypes in found.values())
+        base, own = before[name]["dtype"], after[name]["dtype"]
+        if not {base, own} <= PRECISIONS.keys():
+            continue
+        if len(before[name]["shape"]) < 2 or before[name]["family"] == "router":
+            kept.append((base, own))
+        else:
+            cast.setdefault(base, set()).add(own)
+    made = set().union(*cast.values())
+    return all(len(dtypes) == 1 for dtypes in cast.values()) and all(own in {base, "F32", *made} for base, own in kept)
 
 
 def _is_float(dtype: str) -> bool:

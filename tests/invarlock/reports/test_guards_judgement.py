@@ -164,6 +164,35 @@ def test_a_dtype_that_changed_in_one_tensor_warns() -> None:
     assert [row["kind"] for row in block["violations"]] == ["dtype"]
 
 
+@pytest.mark.parametrize("kept", ["BF16", "F32", "F16"])
+@pytest.mark.parametrize("shape", [[4], [2, 4]])
+def test_a_cast_that_keeps_norms_and_routers_in_another_precision_is_no_finding(kept: str, shape: list[int]) -> None:
+    small = {"norm.weight": ("norm", [4]), "up.bias": ("ffn", [6]), "gate.weight": ("router", shape)}
+    base = facts(**{name: ("BF16", shape, family, 0) for name, (family, shape) in small.items()})
+    subject = facts(**{name: (kept, shape, family, 0) for name, (family, shape) in small.items()})
+    for name in ("embed.weight", "up.weight", "head.weight"):
+        subject["tensors"][name]["dtype"] = "F16"
+
+    assert derive_invariants({"baseline": base, "subject": subject}, None)["status"] == "pass"
+
+    subject["tensors"]["up.weight"]["dtype"] = "F32"
+    block = derive_invariants({"baseline": base, "subject": subject}, None)
+    assert {row["tensor"] for row in block["violations"]} >= {"embed.weight", "head.weight", "up.weight"}
+    assert block["status"] == "warn"
+
+
+def test_norms_in_a_less_precise_dtype_than_all_matrices_warn() -> None:
+    whole = {name: ("F32", shape, family, 0) for name, shape, family in (
+        ("embed.weight", [8, 4], "embed"), ("up.weight", [6, 4], "ffn"), ("head.weight", [8, 4], "embed"),
+    )}  # fmt: skip
+    base = facts(**whole, **{"norm.weight": ("F32", [4], "norm", 0)})
+    subject = facts(**whole, **{"norm.weight": ("BF16", [4], "norm", 0)})
+
+    block = derive_invariants({"baseline": base, "subject": subject}, None)
+
+    assert [(row["tensor"], row["severity"]) for row in block["violations"]] == [("norm.weight", "warn")]
+
+
 def test_a_precision_of_a_packed_checkpoint_is_no_finding() -> None:
     def kinds(dtype: str) -> list[tuple[str, str]]:
         subject = facts(**{"up.weight": (dtype, [6, 4], "ffn", 0), "norm.weight": (dtype, [4], "norm", 0)})

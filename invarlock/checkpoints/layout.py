@@ -25,6 +25,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin")
 CONFIG_FILES = (CONFIG_FILE, "generation_config.json")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -197,8 +198,8 @@ def code_files(folder: Path) -> tuple[str, ...]:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a folder has an adapter in safetensors and no model."""
-    adapter = all((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+    """Return whether a folder has files of an adapter, even if not all of them, and no model."""
+    adapter = any((folder / name).is_file() for name in ADAPTER_FILES)
     return adapter and not any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
 
 
@@ -250,9 +251,12 @@ def checkpoint_files(folder: Path) -> tuple[str, ...]:
     """Return the names of the weight, config and tokenizer files, sorted; for an adapter or GGUF, of its own files.
 
     Raises:
-        CheckpointError: when weights or ``config.json`` are missing.
+        CheckpointError: when weights or the config are missing.
     """
     if is_adapter(folder):
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder}: no {name}; save the adapter in safetensors")
         return tuple(sorted([ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer_files(folder)]))
     gguf = find_gguf(folder)
     if gguf:

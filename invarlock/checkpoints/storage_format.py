@@ -21,13 +21,12 @@ from invarlock.checkpoints.formats import FORMATS as READERS
 from invarlock.checkpoints.formats import adapter, dense, gguf, mxfp4
 from invarlock.checkpoints.formats.folder import CheckpointFolder, find_quantisation, read_document
 from invarlock.checkpoints.formats.interface import DEQUANTISE, Checkpoint, Format, unreadable
-from invarlock.checkpoints.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from invarlock.checkpoints.layout import ADAPTER_FILES, CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, TensorEntry, read_checkpoint
 from invarlock.errors import CheckpointError
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 # Name endings of tensors that accompany packed weights, and the format of each.
 PACKED_ENDINGS: Mapping[str, str] = {
     "qweight": "gptq", "qzeros": "gptq", "g_idx": "gptq", "weight_packed": "compressed-tensors",

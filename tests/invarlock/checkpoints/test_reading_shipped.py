@@ -666,3 +666,146 @@ def test_an_adapter_that_is_merged_in_another_way_is_refused(
 def test_an_adapter_alone_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="merge"):
         open_checkpoint(restore("peft-lora", tmp_path / "subject"))
+
+
+EMBED, HEAD, Q = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.q_proj.weight"
+
+
+def own_adapter(folder: Path, tensors: Tensors, **config: Any) -> Path:
+    """Write a LoRA adapter with the named tensors, given without PEFT's prefix."""
+    folder.mkdir()
+    save_file(
+        {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    stated = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "bias": "none", "target_modules": ["q_proj"], **config}
+    (folder / "adapter_config.json").write_text(json.dumps(stated))
+    return folder
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3)) / 16
+
+
+@pytest.mark.parametrize(
+    ("rank", "config", "scale"),
+    [
+        (2, {}, 3.0),
+        (4, {"rank_pattern": {"q_proj": 4}}, 1.5),
+        (4, {"rank_pattern": {"layers.0.self_attn.q_proj": 4, "q_proj": 2}, "alpha_pattern": {"q_proj": 2}}, 0.5),
+        (4, {"rank_pattern": {"q_proj": 4}, "use_rslora": True}, 3.0),
+        (2, {"rank_pattern": {"other_q_proj": 4}}, 3.0),
+        (8, {"r": None}, 0.75),
+    ],
+)
+def test_the_rank_in_the_config_scales_the_change(
+    rank: int, config: dict[str, Any], scale: float, tmp_path: Path
+) -> None:
+    base = write_baseline("mistral-tiny", tmp_path / "baseline")
+    weight = load_file(base / "model.safetensors")[Q]
+    low, high = drawn(rank, weight.shape[1]), drawn(weight.shape[0], rank)
+    parts = {f"{Q.removesuffix('.weight')}.lora_A.weight": low, f"{Q.removesuffix('.weight')}.lora_B.weight": high}
+    folder = own_adapter(tmp_path / "subject", parts, **config)
+    if config.get("r", 2) is None:
+        stated = json.loads((folder / "adapter_config.json").read_bytes())
+        del stated["r"]
+        (folder / "adapter_config.json").write_text(json.dumps(stated))
+
+    checkpoint = open_checkpoint(folder, base)
+
+    assert checkpoint.check() == ()
+    assert torch.equal(checkpoint.read(Q), (weight.float() + (high @ low) * scale).to(weight.dtype))
+
+
+@pytest.mark.parametrize(
+    ("config", "stated"),
+    [
+        ({"r": 64}, "64"),
+        ({"rank_pattern": {"q_proj": 8}}, "8"),
+        ({"rank_pattern": {"q_proj": "two"}}, "two"),
+        ({"r": 0}, "0"),
+        ({"r": None}, "None"),
+    ],
+)
+def test_a_rank_that_is_not_the_matrices_is_a_defect(config: dict[str, Any], stated: str, tmp_path: Path) -> None:
+    base = write_baseline("mistral-tiny", tmp_path / "baseline")
+    rows, columns = load_file(base / "model.safetensors")[Q].shape
+    module = Q.removesuffix(".weight")
+    parts = {f"{module}.lora_A.weight": drawn(2, columns), f"{module}.lora_B.weight": drawn(rows, 2)}
+
+    (defect,) = open_checkpoint(own_adapter(tmp_path / "subject", parts, **config), base).check()
+
+    assert (defect.tensor, defect.kind) == (Q, PACKING)
+    assert defect.reason == f"lora_A has rank 2, and adapter_config.json says {stated}"
+
+
+def test_embedding_layers_that_an_adapter_stores_whole_replace_the_baselines(tmp_path: Path) -> None:
+    base = write_baseline("mistral-tiny", tmp_path / "baseline")
+    weights = load_file(base / "model.safetensors")
+    rows, columns = weights[HEAD].shape
+    low, high, trained = drawn(2, columns), drawn(rows, 2), weights[EMBED].float() * 2
+    change = {"lm_head.lora_A.weight": low, "lm_head.lora_B.weight": high}
+    same = own_adapter(tmp_path / "same", {**change, "lm_head.base_layer.weight": weights[HEAD], EMBED: weights[EMBED]})
+    other = own_adapter(tmp_path / "other", {**change, "lm_head.base_layer.weight": weights[HEAD], EMBED: trained})
+    changed_head = (weights[HEAD].float() + (high @ low) * 3.0).to(weights[HEAD].dtype)
+
+    first, second = (open_checkpoint(folder, base) for folder in (same, other))
+
+    assert first.check() == second.check() == ()
+    assert torch.equal(first.read(EMBED), weights[EMBED])
+    assert torch.equal(second.read(EMBED), trained.to(weights[EMBED].dtype))
+    assert torch.equal(first.read(HEAD), changed_head)
+    assert torch.equal(first.read(Q), weights[Q])
+
+
+def test_an_embedding_may_be_changed_like_a_matrix(tmp_path: Path) -> None:
+    base = write_baseline("mistral-tiny", tmp_path / "baseline")
+    weights = load_file(base / "model.safetensors")
+    rows, columns = weights[EMBED].shape
+    low, high = drawn(2, rows), drawn(columns, 2)
+    parts = {"lora_embedding_A": low, "lora_embedding_B": high, "base_layer.weight": weights[EMBED]}
+    folder = own_adapter(tmp_path / "subject", {f"model.embed_tokens.{name}": one for name, one in parts.items()})
+
+    checkpoint = open_checkpoint(folder, base)
+
+    assert checkpoint.check() == ()
+    assert torch.equal(checkpoint.read(EMBED), (weights[EMBED].float() + (high @ low).mT * 3.0).bfloat16())
+
+
+def test_a_whole_tensor_that_peft_would_not_load_is_not_read(tmp_path: Path) -> None:
+    base = write_baseline("mistral-tiny", tmp_path / "baseline")
+    weights = load_file(base / "model.safetensors")
+    rows, columns = weights[HEAD].shape
+    low, high = drawn(2, columns), drawn(rows, 2)
+    parts = {"lm_head.lora_A.weight": low, "lm_head.lora_B.weight": high}
+    beside = own_adapter(tmp_path / "beside", {**parts, HEAD: weights[HEAD] * 2})
+    alone = own_adapter(tmp_path / "alone", {"lm_head.base_layer.weight": weights[HEAD]})
+    unknown = own_adapter(tmp_path / "unknown", {"model.other.weight": weights[HEAD]})
+
+    read = open_checkpoint(beside, base)
+    found = [open_checkpoint(folder, base).check() for folder in (alone, unknown)]
+
+    assert read.check() == ()
+    assert torch.equal(read.read(HEAD), (weights[HEAD].float() + (high @ low) * 3.0).bfloat16())
+    assert [[defect.tensor for defect in defects] for defects in found] == [[HEAD], ["model.other.weight"]]
+
+
+@pytest.mark.parametrize(
+    ("model", "tensors", "named"),
+    [
+        ("mistral-tiny", {EMBED: torch.zeros(1032, 128)}, "its own model.embed_tokens.weight has shape"),
+        ("mistral-tiny", {EMBED: torch.zeros(1024, 128, dtype=torch.int8)}, "is stored as I8"),
+        ("qwen2-tiny", {"lm_head.lora_A.weight": torch.zeros(2, 128)}, "ties to its embedding"),
+        ("qwen2-tiny", {"lm_head.base_layer.weight": torch.zeros(1024, 128)}, "ties to its embedding"),
+    ],
+)
+def test_embedding_layers_that_cannot_be_merged_are_refused(
+    model: str, tensors: Tensors, named: str, tmp_path: Path
+) -> None:
+    base = write_baseline(model, tmp_path / "baseline")
+
+    with pytest.raises(CheckpointError, match=named) as raised:
+        open_checkpoint(own_adapter(tmp_path / "subject", tensors), base)
+
+    assert "\n" not in str(raised.value)

@@ -70,6 +70,19 @@ def _pickle_only(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
 
 
+def _pickled_adapter(folder: Path) -> None:
+    for path in list(folder.iterdir()):
+        path.unlink()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    (folder / "adapter_model.bin").write_bytes(b"PK\x03\x04")
+
+
+def _adapter_without_config(folder: Path) -> None:
+    for path in list(folder.iterdir()):
+        path.unlink()
+    (folder / "adapter_model.safetensors").write_bytes((8).to_bytes(8, "little") + b"{}      ")
+
+
 def _replace(name: str, data: bytes) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         # the file may be a link
@@ -97,6 +110,8 @@ BROKEN: dict[str, Callable[[Path], None]] = {
     "encoder_decoder": _edit_config(is_encoder_decoder=True),
     "packed": _edit_config(quantization_config={"quant_method": "hqq"}),
     "adapter_next_to_it": _replace("adapter_config.json", b"{}"),
+    "pickled_adapter": _pickled_adapter,
+    "adapter_without_config": _adapter_without_config,
     "bad_metadata": _replace("edit_metadata.json", b"[]"),
 }
 
@@ -143,6 +158,8 @@ MISTAKES: dict[str, tuple[str, int, Sequence[Code]]] = {
     "an unreadable format": (evaluate(subject="{packed}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "baseline and subject swapped": (evaluate(baseline="{packed}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "an adapter next to a model": (evaluate(subject="{adapter_next_to_it}"), 2, [C.CHECKPOINT_UNUSABLE]),
+    "an adapter in a pickle": (evaluate(subject="{pickled_adapter}"), 2, [C.CHECKPOINT_UNUSABLE]),
+    "an adapter without its config": (evaluate(subject="{adapter_without_config}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "malformed metadata of the edit": (evaluate(subject="{bad_metadata}"), 2, [C.DOCUMENT_MALFORMED]),
     "a broken GGUF file": (evaluate(subject="{model.gguf}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "an empty text": (evaluate(text="{empty.txt}"), 2, [C.TEXT_UNUSABLE]),

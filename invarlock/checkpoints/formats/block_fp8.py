@@ -1,7 +1,10 @@
 """Float8 weights with a scale per block, as DeepSeek-V3, Qwen3-FP8 and transformers' FineGrainedFP8 store them.
 
-A weight is its code times the ``weight_scale_inv`` of its block; despite its name, the scale multiplies. Source:
-DeepSeek-V3, ``inference/kernel.py`` (``weight_dequant``), and transformers' ``integrations/finegrained_fp8.py``.
+A weight is its code times the ``weight_scale_inv`` of its block; despite its name, the scale multiplies. AutoFP8, whose
+files vLLM reads under the same ``quant_method``, has one ``weight_scale`` for each tensor and states no size of a
+block. Source:
+DeepSeek-V3, ``inference/kernel.py`` (``weight_dequant``), transformers' ``integrations/finegrained_fp8.py`` and
+``quantizers/quantizers_utils.py`` (``should_convert_module``), and vLLM's ``quantization/fp8.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from invarlock.checkpoints.formats.packed import (
     stored_dtype,
     texts,
 )
+from invarlock.checkpoints.formats.patterns import begins
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
 if TYPE_CHECKING:
@@ -62,9 +66,14 @@ class BlockFp8Format:
                 unread |= {f"{module}.weight", *(f"{module}.{name}" for name in SCALE_NAMES)}
             else:
                 packed[found.name] = found
-            if any(part in ignore for part in (module, module.rpartition(".")[2])):
+            if any(_excludes(pattern, module) for pattern in ignore):
                 defects.append(Defect(f"{module}.weight", PACKING, "packed, and config.json says it is left as it was"))
-        defects += left_dense(files, modules, ignore)
+        defects += (
+            defect
+            for defect in left_dense(files, modules, ignore)
+            # a pattern that cannot be matched might exclude any module
+            if all(_excludes(pattern, defect.tensor.removesuffix(".weight")) is False for pattern in ignore)
+        )
         dynamic = stated.get("activation_scheme") in ("dynamic", "static")
         quantisation = Quantisation(
             tool=None,
@@ -84,15 +93,28 @@ FORMAT = BlockFp8Format()
 def _block(source: CheckpointFolder, form: BlockFp8Format) -> tuple[int, int] | None:
     """Return the rows and columns of a block; None if each tensor has one scale.
 
+    If the config has no such field, the stored scales decide.
+
     Raises:
-        CheckpointError: when the config should have the block's size but does not.
+        CheckpointError: when the config has another value than two sizes.
     """
-    size = source.quantisation.get("weight_block_size", list(DEFAULT_BLOCK))
+    entries = source.files.entries
+    scales = [entry for name, entry in entries.items() if name.rpartition(".")[2] in SCALE_NAMES]
+    default = None if scales and all(entry.elements == 1 for entry in scales) else list(DEFAULT_BLOCK)
+    size = source.quantisation.get("weight_block_size", default)
     if size is None:
         return None
     if isinstance(size, list) and len(size) == 2 and all(type(one) is int and one > 0 for one in size):
         return size[0], size[1]
     raise unreadable(source.path, form, f"weight_block_size is {str(size)[:40]}")
+
+
+def _excludes(pattern: str, module: str) -> bool | None:
+    """Return whether an entry of ``modules_to_not_convert`` excludes a module; None if it cannot be known.
+
+    It is a pattern that matches the module or one that contains it, or the end of its name.
+    """
+    return module.endswith(pattern) or begins(pattern, module, r"(?:(?<=\.)|(?=\.|$))")
 
 
 def _modules(files: CheckpointFiles) -> list[str]:

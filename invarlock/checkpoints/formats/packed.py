@@ -26,8 +26,9 @@ DENSE_TYPES = ("BF16", "F16", "F32")
 Unpack = Callable[[Mapping[str, Any]], Any]
 # Scales of keys, values and activations, which serving libraries know; they are not part of a weight.
 EXTRAS = (
-    "k_scale", "v_scale", "q_scale", "prob_output_scale", "input_scale", "activation_scale", "input_zero_point",
-    "input_global_scale", "output_scale", "output_zero_point",
+    "k_scale", "v_scale", "kv_scale", "q_scale", "prob_scale", "prob_output_scale", "input_scale", "activation_scale",
+    "input_global_scale", "output_scale", "input_zero_point", "output_zero_point", "k_zero_point", "v_zero_point",
+    "q_zero_point",
 )  # fmt: skip
 
 

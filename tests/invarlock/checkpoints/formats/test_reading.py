@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from shipped_checkpoints import baseline_of, dense_numbers, digest, restore, write_baseline
 
-from invarlock.checkpoints.formats.interface import Checkpoint, Defect
+from invarlock.checkpoints.formats.interface import Checkpoint, Defect, Quantisation
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.errors import CheckpointError
 
@@ -76,6 +76,26 @@ def write_block_fp8(folder: Path) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     write_baseline("qwen2-tiny", folder)
     add_quantisation(folder, {"quant_method": "fp8", "weight_block_size": [48, 80], "activation_scheme": "dynamic"})
+    edit_tensors(folder, pack)
+    return dense
+
+
+def write_autofp8(folder: Path, scheme: str = "dynamic", shape: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+    """Write a model with a scale for each tensor, as AutoFP8 does, and return its dense numbers."""
+    dense: dict[str, torch.Tensor] = {}
+
+    def pack(tensors: dict[str, torch.Tensor]) -> None:
+        for name in matrices(tensors):
+            weight = tensors[name].float()
+            scale = weight.abs().max() / 448
+            codes = (weight / scale).to(torch.float8_e4m3fn)
+            tensors[name], tensors[f"{name}_scale"] = codes, scale.reshape(shape)
+            dense[name] = (codes.float() * scale).bfloat16()
+            if scheme == "static":
+                tensors[name.replace("weight", "input_scale")] = torch.tensor(0.1).reshape(shape)
+
+    write_baseline("qwen2-tiny", folder)
+    add_quantisation(folder, {"quant_method": "fp8", "activation_scheme": scheme, "ignored_layers": ["lm_head"]})
     edit_tensors(folder, pack)
     return dense
 
@@ -188,6 +208,66 @@ def test_formats_written_by_hand_are_read_by_their_formula(tmp_path: Path, name:
     for tensor, numbers in dense.items():
         assert torch.equal(checkpoint.read(tensor), numbers), tensor
     assert checkpoint.check() == ()
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_float8_with_a_scale_for_each_tensor_needs_no_size_of_a_block(
+    tmp_path: Path, scheme: str, shape: tuple[int, ...]
+) -> None:
+    dense = write_autofp8(tmp_path / "model", scheme, shape)
+    checkpoint = open_checkpoint(tmp_path / "model")
+
+    assert [name for name, numbers in dense.items() if not torch.equal(checkpoint.read(name), numbers)] == []
+    assert checkpoint.check() == ()
+    assert checkpoint.storage().quantisation == Quantisation(
+        None, "block FP8 (a tensor a scale)", 8, 8, 0, True, ("lm_head",)
+    )
+
+
+def test_one_scale_of_another_shape_than_the_others_is_a_defect(tmp_path: Path, made: Callable[[str], Path]) -> None:
+    write_autofp8(tmp_path / "tensors")
+    edit_tensors(tmp_path / "tensors", put(SCALE, lambda scale: scale.repeat(3)))
+    shutil.copytree(made("block-fp8"), tmp_path / "blocks")
+    edit_tensors(tmp_path / "blocks", put(INVERSE, lambda scale: scale[0, 0]))
+
+    assert any(defect.tensor == WEIGHT for defect in open_checkpoint(tmp_path / "tensors").check())
+    (defect,) = open_checkpoint(tmp_path / "blocks").check()
+    assert (defect.tensor, "weight_scale_inv has shape []" in defect.reason) == (WEIGHT, True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "excluded"),
+    [
+        (r"model\.layers\.0\.mlp", True),
+        (r".*layers\.0\.mlp\..*_proj", True),
+        (r"model\.layers\.\d+\.(mlp|nothing)", True),
+        ("model.layers.0.mlp", True),
+        ("up_proj", True),
+        # transformers matches patterns at the beginning of a name
+        (r"layers\.0\.mlp", False),
+        (r"model\.layers\.0\.mlp\.up", False),
+        ("model.layers.1.mlp", False),
+    ],
+)
+def test_a_pattern_that_transformers_accepts_excludes_a_module_of_float8(
+    made: Callable[[str], Path], tmp_path: Path, pattern: str, excluded: bool
+) -> None:
+    def unpack(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[INVERSE]
+        tensors[WEIGHT] = torch.ones(384, 128, dtype=torch.bfloat16)
+
+    for name in ("packed", "dense"):
+        shutil.copytree(made("block-fp8"), tmp_path / name)
+        edit_config(tmp_path / name, lambda stated: stated.update(modules_to_not_convert=["lm_head", pattern]))
+    edit_tensors(tmp_path / "dense", unpack)
+
+    found = {
+        name: [defect for defect in open_checkpoint(tmp_path / name).check() if defect.tensor == WEIGHT]
+        for name in ("packed", "dense")
+    }
+
+    assert (bool(found["packed"]), bool(found["dense"])) == (excluded, not excluded)
 
 
 @pytest.mark.parametrize("name", ["compressed-tensors-w4a16", "block-fp8", "modelopt-nvfp4"])

@@ -43,8 +43,9 @@ class AutoRoundFormat:
             raise unreadable(source.path, self, f"its packing_format is {packing[:60]!r}, its data_type {kind!r:.40}")
         along_outputs, offset = LAYOUTS[packing]
         layout = read_layout(source, self, along_outputs=along_outputs, zero_offset=offset)
-        if along_outputs and (layout.bits != 4 or layout.other_bits - {4}):
-            raise unreadable(source.path, self, f"with {layout.bits} bits as {packing}")
+        others = {bits for bits, _ in layout.settings} - {4}
+        if along_outputs and others:
+            raise unreadable(source.path, self, f"with {max(others)} bits as {packing}")
         return open_words(source, self, layout, f"{self.name} ({packing})")
 
 

@@ -31,8 +31,9 @@ class AWQFormat:
         if version != "gemm":
             raise unreadable(source.path, self, f"its version is {version[:40]!r}")
         layout = read_layout(source, self, along_outputs=True, zero_offset=0)
-        if layout.bits != 4 or layout.other_bits - {4}:
-            raise unreadable(source.path, self, f"with {layout.bits} bits")
+        others = {bits for bits, _ in layout.settings} - {4}
+        if others:
+            raise unreadable(source.path, self, f"with {max(others)} bits")
         return open_words(source, self, layout, f"{self.name} ({version})")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 MAX_PATTERN, MAX_NAME = 500, 200
 # The time of a match grows exponentially with these counts, and with repeats of groups.
@@ -24,10 +25,15 @@ def begins(pattern: str, module: str, end: str = "") -> bool | None:
         >>> begins("(a+)+$", "model.layers.10.mlp.up_proj") is None
         True
     """
+    found = _prepare(pattern, end)
+    return None if found is None or len(module) > MAX_NAME else found.match(module) is not None
+
+
+@cache
+def _prepare(pattern: str, end: str) -> re.Pattern[str] | None:
     plain = _ESCAPED.sub("_", pattern)
     if (
         len(pattern) > MAX_PATTERN
-        or len(module) > MAX_NAME
         or len(_REPEAT.findall(plain)) > MAX_REPEATS
         or len(_OPTIONAL.findall(plain)) > MAX_OPTIONAL
         or len(_GROUP.findall(plain)) > MAX_GROUPS
@@ -35,6 +41,6 @@ def begins(pattern: str, module: str, end: str = "") -> bool | None:
     ):
         return None
     try:
-        return re.match(f"(?:{pattern}){end}", module) is not None
+        return re.compile(f"(?:{pattern}){end}")
     except (re.error, RecursionError, OverflowError):
         return None

@@ -8,7 +8,8 @@ Source: AutoGPTQ 0.7 ``qlinear_cuda_old``, GPTQModel 7 ``convert_gptq_v1_to_v2_f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from invarlock.checkpoints.formats.folder import CheckpointFolder
 from invarlock.checkpoints.formats.interface import PACKING, Defect, Format, Quantisation, unreadable
 from invarlock.checkpoints.formats.packed import PackedCheckpoint, PackedTensor, shape_defects
+from invarlock.checkpoints.formats.patterns import begins
 from invarlock.checkpoints.formats.roles import left_dense
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
@@ -25,6 +27,23 @@ if TYPE_CHECKING:
 ENDINGS = ("qweight", "qzeros", "scales", "g_idx")
 # The order in which AWQ packs eight columns into a word, lowest bits first.
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
+# The characters by which auto-round tells a pattern from the name of a module.
+_SPECIAL = re.compile(r"[*+?^$()\[\]{}|\\]")
+
+
+@dataclass(frozen=True)
+class Override:
+    """The settings that a config gives to some modules.
+
+    Attributes:
+        name: the name of a module, or a pattern that matches the beginning of names.
+        bits: bits per code; None if the modules are not packed.
+        group_size: inputs that share a scale; 0 if all inputs do.
+    """
+
+    name: str
+    bits: int | None
+    group_size: int
 
 
 @dataclass(frozen=True)
@@ -33,17 +52,42 @@ class Layout:
 
     Attributes:
         bits: bits per code, from the config.
-        other_bits: other bits per code that the config gives to some modules.
         group_size: inputs that share a scale; 0 if all inputs do.
+        names: the settings of single modules.
+        patterns: the settings of modules without such settings; the first pattern that matches counts.
         along_outputs: whether a word has codes of several outputs (AWQ) or of several inputs (GPTQ).
         zero_offset: the number to add to a stored zero point: 1 in the first version of GPTQ.
     """
 
     bits: int
-    other_bits: frozenset[int]
     group_size: int
+    names: Mapping[str, Override]
+    patterns: tuple[Override, ...]
     along_outputs: bool
     zero_offset: int
+
+    @property
+    def settings(self) -> frozenset[tuple[int, int]]:
+        """Return the bits and group sizes that packed modules may have."""
+        found = {(one.bits, one.group_size) for one in (*self.names.values(), *self.patterns) if one.bits is not None}
+        return frozenset({(self.bits, self.group_size), *found})
+
+    def settings_of(self, modules: Sequence[str]) -> dict[str, tuple[tuple[int, int], ...]]:
+        """Return the bits and group sizes that each packed module may have; none if the config excludes it.
+
+        It is one pair, unless an override may or may not match the module: one with a pattern that cannot be matched,
+        or one that matches no module, because it may be written for other names than the files have.
+        """
+        matched = [[begins(one.name, module) for module in modules] for one in self.patterns]
+        idle = [self.names[name] for name in self.names.keys() - {*modules}]
+        idle += [one for one, row in zip(self.patterns, matched, strict=True) if not any(row)]
+        perhaps = dict.fromkeys((one.bits, one.group_size) for one in idle if one.bits is not None)
+        found = {}
+        for number, module in enumerate(modules):
+            hits = (one for one, row in zip(self.patterns, matched, strict=True) if row[number])
+            own = self.names.get(module) or next(hits, Override("", self.bits, self.group_size))
+            found[module] = () if own.bits is None else ((own.bits, own.group_size), *perhaps)
+        return found
 
 
 def read_layout(source: CheckpointFolder, form: Format, *, along_outputs: bool, zero_offset: int) -> Layout:
@@ -57,11 +101,23 @@ def read_layout(source: CheckpointFolder, form: Format, *, along_outputs: bool, 
     size = stated.get("group_size", stated.get("q_group_size", -1))
     if type(bits) is not int or not 2 <= bits <= 8 or type(size) is not int or size < -1:
         raise unreadable(source.path, form, f"bits is {str(bits)[:40]}, group_size {str(size)[:40]}")
-    overrides = [*_tables(stated.get("dynamic")).values(), *_tables(stated.get("extra_config")).values()]
-    other = (one.get("bits") for one in overrides if isinstance(one, dict))
-    return Layout(
-        bits, frozenset(one for one in other if type(one) is int and one <= 8), max(size, 0), along_outputs, zero_offset
-    )
+    # GPTQModel's table, with ``-:`` before the patterns of modules that are not packed
+    patterns = list(_overrides(stated.get("dynamic"), bits, size))
+    # auto-round's table, whose patterns have a special character
+    extra = list(_overrides(stated.get("extra_config"), bits, size))
+    names = {one.name: one for one in extra if _SPECIAL.search(one.name) is None}
+    patterns += [one for one in extra if one.name not in names]
+    return Layout(bits, max(size, 0), names, tuple(patterns), along_outputs, zero_offset)
+
+
+def _overrides(table: object, bits: int, size: int) -> Iterator[Override]:
+    """Yield the settings in a table of a config; what they do not state is ``bits`` and ``size``."""
+    for name, one in _tables(table).items():
+        settings = one if isinstance(one, dict) else {}
+        own, groups = settings.get("bits", bits), settings.get("group_size", size)
+        if type(own) is int and own >= 2 and type(groups) is int and groups >= -1:
+            packed = own <= 8 and not name.startswith("-:")
+            yield Override(name.removeprefix("-:").removeprefix("+:"), own if packed else None, max(groups, 0))
 
 
 def open_words(source: CheckpointFolder, form: Format, layout: Layout, method: str) -> PackedCheckpoint:
@@ -73,8 +129,9 @@ def open_words(source: CheckpointFolder, form: Format, layout: Layout, method: s
     modules = sorted(
         {name.rpartition(".")[0] for name in files.entries if name.rpartition(".")[2] in (*ENDINGS[:2], "g_idx")}
     )
+    settings = layout.settings_of(modules)
     for module in modules:
-        found, problems = _packed_tensor(files, module, layout)
+        found, problems = _packed_tensor(files, module, layout, settings[module] or sorted(layout.settings))
         defects += problems
         if found is None:
             unread |= {f"{module}.{ending}" for ending in ENDINGS} & files.entries.keys()
@@ -88,7 +145,7 @@ def open_words(source: CheckpointFolder, form: Format, layout: Layout, method: s
     defects += [
         Defect(f"{module}.weight", PACKING, "packed, and config.json says it is left as it was")
         for module in modules
-        if module in exceptions
+        if module in exceptions or not settings[module]
     ]
     if not modules:
         raise unreadable(source.path, form, "its config says that it is packed, and no tensor is")
@@ -98,8 +155,8 @@ def open_words(source: CheckpointFolder, form: Format, layout: Layout, method: s
         Quantisation(
             tool=_tool(stated, form),
             method=method,
-            bits=None if layout.other_bits - {layout.bits} else layout.bits,
-            group_size=layout.group_size,
+            bits=layout.bits if len({bits for bits, _ in layout.settings}) == 1 else None,
+            group_size=layout.group_size if len({size for _, size in layout.settings}) == 1 else None,
             symmetric=symmetric if isinstance(symmetric, bool) else None,
             ignored_modules=tuple(sorted(exceptions)),
             calibration=stated["dataset"] if isinstance(stated.get("dataset"), str) else None,
@@ -116,8 +173,17 @@ def left_out(stated: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(found | {name for name in _tables(stated.get("dynamic")) if name.startswith("-:")})
 
 
-def _packed_tensor(files: CheckpointFiles, module: str, layout: Layout) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a module's weight is stored (None if it cannot be read), and its defects."""
+def _packed_tensor(
+    files: CheckpointFiles, module: str, layout: Layout, settings: Sequence[tuple[int, int]]
+) -> tuple[PackedTensor | None, list[Defect]]:
+    """Return how a module's weight is stored (None if it cannot be read), and its defects.
+
+    Args:
+        files: the stored tensors.
+        module: the module's name.
+        layout: how all modules are stored.
+        settings: the bits and group sizes that the config allows for this module.
+    """
     name, entries = f"{module}.weight", files.entries
     parts = {part: f"{module}.{part}" for part in ENDINGS if f"{module}.{part}" in entries}
     missing = [part for part in ENDINGS[:3] if part not in parts]
@@ -132,13 +198,15 @@ def _packed_tensor(files: CheckpointFiles, module: str, layout: Layout) -> tuple
         return None, [Defect(name, PACKING, f"{last} is stored as {odd[0].dtype} of shape {list(odd[0].shape)}")]
     outputs = scales.shape[1]
     bits = 32 * zeros.shape[1] // max(outputs, 1)
-    if bits not in {layout.bits, *layout.other_bits}:
-        reason = f"config.json says {layout.bits} bits, and {zeros.shape[1]} words hold {outputs} zero points"
+    sizes = [size for one, size in settings if one == bits]
+    if not sizes:
+        reason = f"config.json says {settings[0][0]} bits, and {zeros.shape[1]} words hold {outputs} zero points"
         return None, [Defect(name, PACKING, reason)]
     inputs = words.shape[0] if layout.along_outputs else 32 * words.shape[0] // bits
     wanted = (inputs, outputs * bits // 32) if layout.along_outputs else (inputs * bits // 32, outputs)
-    group = layout.group_size or max(inputs, 1)
-    groups = -(-inputs // group)
+    counts = {-(-inputs // size) if size else 1: size or max(inputs, 1) for size in reversed(sizes)}
+    groups = scales.shape[0] if scales.shape[0] in counts else list(counts)[-1]
+    group = counts[groups]
     defects = list(
         shape_defects(
             name, entries,

@@ -809,3 +809,81 @@ def test_embedding_layers_that_cannot_be_merged_are_refused(
         open_checkpoint(own_adapter(tmp_path / "subject", tensors), base)
 
     assert "\n" not in str(raised.value)
+
+
+def with_groups_of_64(tensors: Tensors, module: str) -> None:
+    """Give two groups of 32 inputs the scales and zero points of the first."""
+    for part in ("scales", "qzeros"):
+        tensors[f"{module}.{part}"] = tensors[f"{module}.{part}"][::2]
+    if f"{module}.g_idx" in tensors:
+        tensors[f"{module}.g_idx"] = tensors[f"{module}.g_idx"] // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("gptq", {"dynamic": {r".*\.0\.mlp\.up_proj": {"group_size": 64}}}),
+        ("gptq", {"dynamic": {r"+:model\.layers\.0\.mlp\.up_.*": {"bits": 4, "group_size": 64, "desc_act": True}}}),
+        ("gptq", {"dynamic": {r"-:.*lm_head": {}, UP: {"group_size": 64}, ".*up_proj": {"group_size": 128}}}),
+        ("auto-round", {"extra_config": {UP: {"bits": 4, "group_size": 64, "sym": True}}}),
+        ("auto-round", {"extra_config": {UP: {"group_size": 64}, ".*up_proj.*": {"bits": 4, "group_size": 128}}}),
+        ("auto-round", {"extra_config": {r".*layers\.0\.mlp\.up_proj.*": {"group_size": 64}}}),
+        # written for other names than the files have
+        ("auto-round", {"extra_config": {f"language_model.{UP}": {"group_size": 64}}}),
+    ],
+)
+def test_the_group_size_of_single_modules_is_read_from_the_config(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    others = [module for module in changes.get("dynamic", {}) | changes.get("extra_config", {}) if "up_proj" in module]
+    folder, whole = restore(name, tmp_path / "subject"), restore(name, tmp_path / "whole")
+    edit_tensors(folder, lambda tensors: with_groups_of_64(tensors, UP))
+    if len(others) > 1:
+        edit_tensors(folder, lambda tensors: [one_group(tensors, f"model.layers.{i}.mlp.up_proj") for i in (1, 2, 3)])
+    edit_quantisation(folder, **changes)
+    modules = sorted({key.removesuffix(".scales") for key in load_file(whole / "model.safetensors") if "scales" in key})
+    edit_tensors(whole, lambda tensors: [with_groups_of_64(tensors, module) for module in modules])
+    edit_quantisation(whole, group_size=64)
+
+    checkpoint = open_checkpoint(folder)
+
+    assert checkpoint.check() == open_checkpoint(whole).check() == ()
+    assert torch.equal(checkpoint.read(f"{UP}.weight"), open_checkpoint(whole).read(f"{UP}.weight"))
+    quantisation = checkpoint.storage().quantisation
+    assert quantisation is not None
+    assert (quantisation.bits, quantisation.group_size) == (4, None)
+
+
+def one_group(tensors: Tensors, module: str) -> None:
+    """Give all inputs of a module the scales and zero points of the first group."""
+    for part in ("scales", "qzeros"):
+        tensors[f"{module}.{part}"] = tensors[f"{module}.{part}"][:1]
+    if f"{module}.g_idx" in tensors:
+        tensors[f"{module}.g_idx"] = tensors[f"{module}.g_idx"] * 0
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("gptq", {}, "qzeros has shape [2, 48], not [4, 48]"),
+        ("gptq", {"dynamic": {r".*\.0\.mlp\.up_proj": {"group_size": 128}}}, "qzeros has shape [2, 48], not [1, 48]"),
+        ("gptq", {"dynamic": {r".*\.0\.mlp\.up_proj": {"bits": 8}}}, "config.json says 8 bits"),
+        ("auto-round", {"extra_config": {UP: {"bits": 8, "group_size": 64}}}, "config.json says 8 bits"),
+        ("auto-round", {"extra_config": {UP: {"group_size": 16}}}, "qzeros has shape [2, 48], not [8, 48]"),
+        (
+            "gptq",
+            {"dynamic": {r"-:.*\.0\.mlp\.up": {}, ".*up_proj": {"group_size": 64}}},
+            "packed, and config.json says it is left as it was",
+        ),
+    ],
+)
+def test_a_module_that_contradicts_its_own_settings_is_a_defect(
+    name: str, changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    folder = restore(name, tmp_path / "subject")
+    edit_tensors(folder, lambda tensors: with_groups_of_64(tensors, UP))
+    edit_quantisation(folder, **changes)
+
+    found = [defect.reason for defect in open_checkpoint(folder).check() if defect.tensor == f"{UP}.weight"]
+
+    assert any(reason in one for one in found), found

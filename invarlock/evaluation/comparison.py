@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
-from invarlock.checkpoints.formats.interface import METADATA
+from invarlock.checkpoints.formats.interface import BESIDE_WEIGHTS
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.errors import EvaluationError, OutOfMemoryError, UsageError
@@ -325,7 +325,7 @@ def _embedding_rows(model: PreTrainedModel) -> int:
 def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts, declared: Sequence[Expectation]) -> str | None:
     tensors = subject.invariants["tensors"]
     for defect in subject.invariants["defects"]:
-        if defect["kind"] != METADATA and defect["tensor"] not in tensors:
+        if defect["kind"] not in BESIDE_WEIGHTS and defect["tensor"] not in tensors:
             return f"{defect['tensor']} cannot be read: {defect['reason']}"
     before = {
         "layers": baseline.invariants["config"].get("num_hidden_layers"),

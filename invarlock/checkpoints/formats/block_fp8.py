@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 SCALE_NAMES = ("weight_scale_inv", "weight_scale")
+# The names in AutoFP8's and in transformers' files.
+INPUT_SCALES = ("input_scale", "activation_scale")
 DEFAULT_BLOCK = (128, 128)
 
 
@@ -74,17 +76,18 @@ class BlockFp8Format:
             # a pattern that cannot be matched might exclude any module
             if all(_excludes(pattern, defect.tensor.removesuffix(".weight")) is False for pattern in ignore)
         )
-        dynamic = stated.get("activation_scheme") in ("dynamic", "static")
+        scheme = stated.get("activation_scheme")
         quantisation = Quantisation(
             tool=None,
             method=f"{self.name} ({'a tensor' if block is None else f'{block[0]} × {block[1]}'} a scale)",
             bits=8,
-            activation_bits=8 if dynamic else None,
+            activation_bits=8 if scheme in ("dynamic", "static") else None,
             group_size=0 if block is None else block[1],
             symmetric=True,
             ignored_modules=ignore,
         )
-        return PackedCheckpoint(files, packed, frozenset(unread), tuple(defects), self.name, quantisation)
+        static = {name.removesuffix(".weight"): INPUT_SCALES for name in packed} if scheme == "static" else {}
+        return PackedCheckpoint(files, packed, frozenset(unread), tuple(defects), self.name, quantisation, static)
 
 
 FORMAT = BlockFp8Format()

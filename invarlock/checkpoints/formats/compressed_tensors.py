@@ -44,7 +44,10 @@ _NO_MODULES = ("embed", "wte", "wpe", "norm", "ln_")
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the modules of one group are quantised: an entry of the config's ``config_groups``, with its ``format``."""
+    """How the modules of one group are quantised: an entry of the config's ``config_groups``, with its ``format``.
+
+    ``input_scale`` is the name of the scale that each module stores for its inputs, if it stores one.
+    """
 
     format: str
     targets: tuple[str, ...]
@@ -54,6 +57,7 @@ class Scheme:
     strategy: str
     group_size: int
     block: tuple[int, int]
+    input_scale: str | None
 
     def scale_shapes(self, rows: int, columns: int) -> tuple[tuple[int, ...], ...]:
         """Return the shapes that the scale of a matrix may have."""
@@ -100,6 +104,7 @@ class CompressedTensorsFormat:
         packed: dict[str, PackedTensor] = {}
         defects: list[Defect] = []
         unread: set[str] = set()
+        static: dict[str, tuple[str, ...]] = {}
         for module in _packed_modules(files):
             scheme = _scheme_of(module, schemes)
             if _matches_any(module, ignore):
@@ -114,6 +119,8 @@ class CompressedTensorsFormat:
                 }
             else:
                 packed[found.name] = found
+                if scheme.input_scale is not None:
+                    static[module] = (scheme.input_scale,)
         defects += _left_dense(files, schemes, ignore, {name.removesuffix(".weight") for name in packed})
         version = stated.get("version")
         return PackedCheckpoint(
@@ -127,6 +134,7 @@ class CompressedTensorsFormat:
                 symmetric=_only(scheme.symmetric for scheme in schemes),
                 ignored_modules=texts(stated.get("ignore")),
             ),
+            static,
         )  # fmt: skip
 
 
@@ -171,11 +179,18 @@ def _schemes(source: CheckpointFolder, form: CompressedTensorsFormat) -> tuple[S
                 strategy=strategy,
                 group_size=max(size or 0, 0) if strategy in ("group", "tensor_group") else 0,
                 block=(blocks[0], blocks[1]) if strategy == "block" else (1, 1),
+                input_scale=_input_scale(inputs) if isinstance(inputs, dict) else None,
             )
         )
     if not schemes:
         raise unreadable(source.path, form, "its config has no group with weights")
     return tuple(schemes)
+
+
+def _input_scale(inputs: Mapping[str, Any]) -> str | None:
+    """Return the name of the scale that each module stores for its inputs; None if they are scaled as they come."""
+    dynamic = inputs.get("dynamic", False)
+    return "input_scale" if dynamic is False else "input_global_scale" if dynamic == "local" else None
 
 
 def _packed_modules(files: CheckpointFiles) -> Iterator[str]:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 # Kinds of defects: the value or shape of a scale, a tensor that is packed but should not be (or the reverse), the size
-# of files, and the model's metadata in a file.
-SCALE, PACKING, SIZE, METADATA = "scale", "packing", "size", "metadata"
+# of files, the model's metadata in a file, and a scale of activations or of the KV cache.
+SCALE, PACKING, SIZE, METADATA, ACTIVATIONS = "scale", "packing", "size", "metadata", "activations"
+# Kinds that do not prevent reading the weights.
+BESIDE_WEIGHTS = (METADATA, ACTIVATIONS)
 DEQUANTISE = "save it dequantised (bfloat16 safetensors) and evaluate that"
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FP8, NVFP4 = "FP8", "NVFP4"
 NVFP4_GROUP = 16
+INPUT_SCALE = "input_scale"
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,26 @@ class ModelOptFormat:
             symmetric=True,
             ignored_modules=ignore,
         )
-        return PackedCheckpoint(files, packed, frozenset(unread), tuple(defects), self.name, quantisation)
+        static = dict.fromkeys((name.removesuffix(".weight") for name in packed), (INPUT_SCALE,))
+        return PackedCheckpoint(
+            files, packed, frozenset(unread), tuple(defects), self.name, quantisation,
+            static if _is_static(source) else {},
+        )  # fmt: skip
 
 
 FORMAT = ModelOptFormat()
+
+
+def _is_static(source: CheckpointFolder) -> bool:
+    """Return whether inputs have stored scales, as the config says or as the scale of any module shows."""
+    groups = source.quantisation.get("config_groups")
+    inputs = (
+        [one.get("input_activations") for one in groups.values() if isinstance(one, dict)]
+        if isinstance(groups, dict)
+        else []
+    )
+    stated = any(isinstance(one, dict) and one.get("dynamic") is False for one in inputs)
+    return stated or any(name.endswith(f".{INPUT_SCALE}") for name in source.files.entries)
 
 
 def _modules(files: CheckpointFiles) -> list[str]:

@@ -6,15 +6,16 @@ A format declares which stored tensors make up each dense tensor (``PackedTensor
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from invarlock.checkpoints.architectures import ARCHITECTURES
 from invarlock.checkpoints.families import ROLES
-from invarlock.checkpoints.formats.interface import PACKING, SCALE, Defect, Quantisation, Storage
+from invarlock.checkpoints.formats.interface import ACTIVATIONS, PACKING, SCALE, Defect, Quantisation, Storage
 from invarlock.checkpoints.safetensors_files import ITEM_BYTES, CheckpointFiles, TensorEntry
 from invarlock.errors import CheckpointError
 
@@ -30,6 +31,8 @@ EXTRAS = (
     "input_global_scale", "output_scale", "input_zero_point", "output_zero_point", "k_zero_point", "v_zero_point",
     "q_zero_point",
 )  # fmt: skip
+# The number of an expert in the name of a tensor.
+_EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class PackedCheckpoint:
         defects: the defects found in headers and config.
         format_name: the format's common name.
         quantisation: how the weights were quantised.
+        static: the names that the scale of a module's inputs may have, for the modules that need one.
     """
 
     stored: CheckpointFiles
@@ -74,21 +78,27 @@ class PackedCheckpoint:
     defects: tuple[Defect, ...]
     format_name: str
     quantisation: Quantisation
+    static: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def files(self) -> CheckpointFiles:
         """Return the entries of the dense tensors, under the names that a dense checkpoint has."""
-        taken = {part for tensor in self.packed.values() for part in tensor.parts.values()} | self.unreadable
         entries = {
             name: entry
             for name, entry in self.stored.entries.items()
-            if name not in taken and name.rpartition(".")[2] not in EXTRAS
+            if name not in self._taken and name.rpartition(".")[2] not in EXTRAS
         }
         for name, tensor in self.packed.items():
             codes = self.stored.entries[next(iter(tensor.parts.values()))]
             size = math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
             entries[name] = TensorEntry(name, codes.shard, tensor.dtype, tensor.shape, size)
         return replace(self.stored, entries=dict(sorted(entries.items())), config=dense_config(self.stored.config))
+
+    @cached_property
+    def _taken(self) -> frozenset[str]:
+        """The stored tensors that are parts of packed ones."""
+        parts = {part for tensor in self.packed.values() for part in tensor.parts.values()}
+        return self.unreadable.union(parts)
 
     def read(self, name: str) -> torch.Tensor:
         """Return one weight as a dense tensor of its logical shape, on the CPU."""
@@ -134,7 +144,7 @@ class PackedCheckpoint:
 
     def check(self) -> tuple[Defect, ...]:
         """Return the defects that were found in the stored tensors, sorted by tensor."""
-        found = {*self.defects, *self._broken_scales(), *self._broken_parts()}
+        found = {*self.defects, *self._broken_scales(), *self._broken_parts(), *self._broken_extras()}
         return tuple(sorted(found, key=lambda defect: (defect.tensor, defect.reason)))
 
     def _broken_scales(self) -> Iterator[Defect]:
@@ -157,6 +167,34 @@ class PackedCheckpoint:
                 parts = {part: read_stored(self.stored, stored) for part, stored in tensor.parts.items()}
                 for kind, reason in tensor.inspect(parts):
                     yield Defect(name, kind, reason)
+
+    def _broken_extras(self) -> Iterator[Defect]:
+        """Yield the scales of activations and of the KV cache with which a server cannot compute.
+
+        Servers use the largest scale of a block's experts for all of them. One of an expert that the calibration did
+        not reach may thus be missing or zero.
+        """
+        # imported here so that recognising the format does not need PyTorch
+        from invarlock.checkpoints.formats.unpacking import not_finite, not_positive, read_stored
+
+        names = [name for name in self.stored.entries if name.rpartition(".")[2] in EXTRAS and name not in self._taken]
+        empty: dict[str, str] = {}
+        for name in names:
+            values = read_stored(self.stored, name)
+            infinite, zero = not_finite(values), None if name.endswith("zero_point") else not_positive(values)
+            if infinite:
+                yield Defect(name, ACTIVATIONS, infinite)
+            elif zero:
+                empty[name] = zero
+        sound = {_EXPERT.sub("*", name) for name in names if name not in empty}
+        for name, reason in empty.items():
+            if _EXPERT.sub("*", name) not in sound:
+                yield Defect(name, ACTIVATIONS, reason)
+        stored = {_EXPERT.sub("*", name) for name in names}
+        for module, allowed in self.static.items():
+            if not any(_EXPERT.sub("*", f"{module}.{name}") in stored for name in allowed):
+                reason = "missing, and the config says that inputs have stored scales"
+                yield Defect(f"{module}.{allowed[0]}", ACTIVATIONS, reason)
 
 
 def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:

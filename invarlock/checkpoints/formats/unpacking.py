@@ -31,12 +31,22 @@ def broken_values(scale: torch.Tensor) -> str | None:
 
     A scale may be negative: auto-round uses both ends of a symmetric range.
     """
-    values = scale.double()
-    infinite, zero = int((~values.isfinite()).sum()), int((values == 0).sum())
-    for count, what in ((infinite, "not finite"), (zero, "zero")):
-        if count:
-            return f"{count} of {values.numel()} values {'is' if count == 1 else 'are'} {what}"
-    return None
+    return not_finite(scale) or _counted(scale.double() == 0, "zero")
+
+
+def not_finite(values: torch.Tensor) -> str | None:
+    """Return how many values are not finite; None if all are."""
+    return _counted(~values.double().isfinite(), "not finite")
+
+
+def not_positive(values: torch.Tensor) -> str | None:
+    """Return how many values are zero or negative; None if all are positive."""
+    return _counted(values.double() <= 0, "zero or negative")
+
+
+def _counted(found: torch.Tensor, what: str) -> str | None:
+    count = int(found.sum())
+    return f"{count} of {found.numel()} values {'is' if count == 1 else 'are'} {what}" if count else None
 
 
 def unpack_words(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:

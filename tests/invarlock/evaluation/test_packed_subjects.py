@@ -210,6 +210,21 @@ def test_a_broken_packed_subject_fails_and_names_the_layer_in_one_line(bank: Ban
     assert reports[1]["scoring"]["not_scored"] is None
 
 
+def test_a_broken_scale_of_activations_fails_a_subject_whose_weights_can_be_scored(bank: Bank, tmp_path: Path) -> None:
+    folder = restore_with_tokenizer("compressed-tensors-w8a8", tmp_path / "broken")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.v_scale"] = torch.tensor([float("nan")])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    report = bank.report(bank.compare(folder))
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    (row,) = report["invariants"]["violations"]
+    assert (row["tensor"], row["kind"]) == ("model.layers.0.self_attn.v_scale", "activations")
+    assert report["scoring"]["not_scored"] is None
+    assert verify_report(report) == []
+
+
 @pytest.mark.slow
 def test_a_stale_scale_changes_the_spectrum_of_the_layer_alone(bank: Bank, tmp_path: Path) -> None:
     healthy = bank.healthy("compressed-tensors-w8a8")

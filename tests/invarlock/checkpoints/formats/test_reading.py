@@ -80,12 +80,14 @@ def write_block_fp8(folder: Path) -> dict[str, torch.Tensor]:
     return dense
 
 
-def write_autofp8(folder: Path, scheme: str = "dynamic", shape: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+def write_autofp8(
+    folder: Path, scheme: str = "dynamic", shape: tuple[int, ...] = (), baseline: str = "qwen2-tiny"
+) -> dict[str, torch.Tensor]:
     """Write a model with a scale for each tensor, as AutoFP8 does, and return its dense numbers."""
     dense: dict[str, torch.Tensor] = {}
 
     def pack(tensors: dict[str, torch.Tensor]) -> None:
-        for name in matrices(tensors):
+        for name in [*matrices(tensors), *(name for name in tensors if ".experts." in name)]:
             weight = tensors[name].float()
             scale = weight.abs().max() / 448
             codes = (weight / scale).to(torch.float8_e4m3fn)
@@ -94,10 +96,28 @@ def write_autofp8(folder: Path, scheme: str = "dynamic", shape: tuple[int, ...] 
             if scheme == "static":
                 tensors[name.replace("weight", "input_scale")] = torch.tensor(0.1).reshape(shape)
 
-    write_baseline("qwen2-tiny", folder)
-    add_quantisation(folder, {"quant_method": "fp8", "activation_scheme": scheme, "ignored_layers": ["lm_head"]})
+    write_baseline(baseline, folder)
+    gates = [f"model.layers.{layer}.block_sparse_moe.gate" for layer in range(4)]
+    ignored = ["lm_head", *(gates if baseline == "mixtral-tiny" else [])]
+    add_quantisation(folder, {"quant_method": "fp8", "activation_scheme": scheme, "ignored_layers": ignored})
     edit_tensors(folder, pack)
     return dense
+
+
+def write_static_w8a8(folder: Path) -> None:
+    """Write a file of compressed-tensors with a stored scale for the inputs of each matrix."""
+
+    def calibrate(tensors: dict[str, torch.Tensor]) -> None:
+        for name in matrices(tensors):
+            tensors[name.replace("weight", "input_scale")] = torch.tensor([0.1])
+            tensors[name.replace("weight", "input_zero_point")] = torch.tensor([0], dtype=torch.int8)
+        tensors["model.layers.0.self_attn.k_scale"] = torch.tensor([0.03])
+        tensors["model.layers.0.self_attn.k_zero_point"] = torch.tensor([0.0])
+
+    restore("compressed-tensors-w8a8", folder)
+    inputs = {"num_bits": 8, "type": "int", "strategy": "tensor", "dynamic": False, "symmetric": True}
+    edit_config(folder, lambda stated: stated["config_groups"]["group_0"].update(input_activations=inputs))
+    edit_tensors(folder, calibrate)
 
 
 def write_modelopt(folder: Path, algorithm: str) -> dict[str, torch.Tensor]:
@@ -152,6 +172,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 restore(name, folder)
             elif name == "block-fp8":
                 write_block_fp8(folder)
+            elif name == "autofp8":
+                write_autofp8(folder, "static")
+            elif name == "autofp8-experts":
+                write_autofp8(folder, "static", baseline="mixtral-tiny")
+            elif name == "w8a8-static":
+                write_static_w8a8(folder)
             else:
                 write_modelopt(folder, name.rpartition("-")[2].upper())
             folders[name] = folder
@@ -418,6 +444,123 @@ def test_a_defect_is_one_line_that_names_the_layer(
     assert words in defect.reason
     assert "\n" not in defect.reason
     assert readable(checkpoint) >= 49
+
+
+STATIC = ("autofp8", "modelopt-fp8", "w8a8-static")
+INPUTS = f"{LAYER}.input_scale"
+
+
+def add(name: str, *values: float) -> Edit:
+    return lambda tensors: tensors.__setitem__(name, torch.tensor(values))
+
+
+@pytest.mark.parametrize(
+    ("edit", "tensor", "words"),
+    [
+        (put(INPUTS, first(float("nan"))), INPUTS, "1 of 1 values is not finite"),
+        (put(INPUTS, first(float("inf"))), INPUTS, "1 of 1 values is not finite"),
+        (put(INPUTS, first(0.0)), INPUTS, "1 of 1 values is zero or negative"),
+        (put(INPUTS, first(-0.1)), INPUTS, "1 of 1 values is zero or negative"),
+        (drop(INPUTS), INPUTS, "missing, and the config says that inputs have stored scales"),
+        (add("model.layers.1.self_attn.k_scale", float("nan")), "model.layers.1.self_attn.k_scale", "not finite"),
+        (
+            add("model.layers.1.self_attn.v_scale", 0.1, 0.0),
+            "model.layers.1.self_attn.v_scale",
+            "1 of 2 values is zero",
+        ),
+        (add("model.layers.1.self_attn.kv_scale", 0.0), "model.layers.1.self_attn.kv_scale", "zero or negative"),
+        (add("model.layers.1.self_attn.k_proj.k_scale", 0.0), "model.layers.1.self_attn.k_proj.k_scale", "zero"),
+        (add(f"{LAYER}.input_zero_point", float("nan")), f"{LAYER}.input_zero_point", "not finite"),
+    ],
+)
+@pytest.mark.parametrize("name", STATIC)
+def test_a_scale_of_activations_with_which_nothing_can_be_computed_is_a_defect(
+    made: Callable[[str], Path], tmp_path: Path, name: str, edit: Edit, tensor: str, words: str
+) -> None:
+    assert open_checkpoint(made(name)).check() == ()
+    folder = tmp_path / "broken"
+    shutil.copytree(made(name), folder)
+
+    checkpoint = open_checkpoint(edit_tensors(folder, edit))
+
+    (defect,) = checkpoint.check()
+    assert (defect.tensor, defect.kind) == (tensor, "activations")
+    assert words in defect.reason
+    assert checkpoint.files.shapes == open_checkpoint(made(name)).files.shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("autofp8", add(INPUTS, 1e6)),
+        ("autofp8", lambda tensors: tensors.__setitem__(f"{LAYER}.activation_scale", tensors.pop(INPUTS))),
+        ("autofp8", add("model.layers.1.self_attn.kv_scale", 0.03)),
+        ("autofp8", add("model.layers.1.self_attn.prob_scale", 0.03)),
+        ("block-fp8", add("model.layers.1.self_attn.v_scale", 0.03)),
+        ("compressed-tensors-w8a8", add("model.layers.1.self_attn.k_scale", 0.03, 0.04)),
+        ("compressed-tensors-nvfp4", add(f"{LAYER}.input_global_scale", 900.0)),
+        ("modelopt-nvfp4", lambda tensors: None),
+    ],
+)
+def test_scales_of_activations_that_can_be_computed_with_are_no_defects(
+    made: Callable[[str], Path], tmp_path: Path, name: str, edit: Edit
+) -> None:
+    folder = tmp_path / "subject"
+    shutil.copytree(made(name), folder)
+
+    checkpoint = open_checkpoint(edit_tensors(folder, edit))
+
+    assert checkpoint.check() == ()
+    assert not any("scale" in tensor for tensor in checkpoint.files.entries)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"),
+    [
+        ("compressed-tensors-fp8", {"dynamic": False, "num_bits": 8}),
+        ("compressed-tensors-fp8", {"num_bits": 8}),
+        ("compressed-tensors-nvfp4", {"dynamic": "local", "num_bits": 4}),
+    ],
+)
+def test_a_static_scheme_without_any_scales_of_inputs_is_a_defect_of_each_module(
+    made: Callable[[str], Path], tmp_path: Path, name: str, stated: dict[str, Any]
+) -> None:
+    folder = tmp_path / "subject"
+    shutil.copytree(made(name), folder)
+
+    edit_config(folder, lambda config: config["config_groups"]["group_0"].update(input_activations=stated))
+
+    found = open_checkpoint(folder).check()
+    assert {defect.kind for defect in found} == {"activations"}
+    assert len(found) == sum(tensor.endswith(".weight_scale") for tensor in load_file(folder / "model.safetensors"))
+
+
+EXPERT = "model.layers.0.block_sparse_moe.experts.{}.w1.input_scale"
+
+
+def of_experts(change: Callable[[dict[str, torch.Tensor], str], object], *experts: int) -> Edit:
+    return lambda tensors: [change(tensors, EXPERT.format(expert)) for expert in experts]
+
+
+@pytest.mark.parametrize(
+    ("edit", "broken"),
+    [
+        (of_experts(lambda tensors, name: tensors.pop(name), 0, 2), []),
+        (of_experts(lambda tensors, name: tensors.update({name: torch.tensor(0.0)}), 1), []),
+        (of_experts(lambda tensors, name: tensors.update({name: torch.tensor(float("nan"))}), 1), [1]),
+        (of_experts(lambda tensors, name: tensors.update({name: torch.tensor(0.0)}), 0, 1, 2, 3), [0, 1, 2, 3]),
+        (of_experts(lambda tensors, name: tensors.pop(name), 0, 1, 2, 3), [0, 1, 2, 3]),
+    ],
+)
+def test_an_expert_that_the_calibration_did_not_reach_needs_no_scale_of_its_inputs(
+    made: Callable[[str], Path], tmp_path: Path, edit: Edit, broken: list[int]
+) -> None:
+    folder = tmp_path / "subject"
+    shutil.copytree(made("autofp8-experts"), folder)
+
+    found = open_checkpoint(edit_tensors(folder, edit)).check()
+
+    assert [defect.tensor for defect in found] == [EXPERT.format(expert) for expert in broken]
 
 
 def readable(checkpoint: Checkpoint) -> int:

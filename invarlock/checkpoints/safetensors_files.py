@@ -35,9 +35,9 @@ LENGTH_BYTES = 8
 MAX_DIMENSIONS = 8
 SHOWN_CHARACTERS = 200
 
-# Rotary frequencies (Llama before 2023, GPT-NeoX), causal masks (GPT-2, GPT-NeoX), position numbers (BERT).
+# Rotary frequencies and angles (Llama before 2023, GPT-NeoX), causal masks (GPT-2, GPT-NeoX), position numbers (BERT).
 _BUFFERS = re.compile(
-    r"(?:^|\.)(?:rotary_emb\.inv_freq|h\.\d+\.attn\.(?:bias|masked_bias)"
+    r"(?:^|\.)(?:rotary_emb(?:_\w+)?\.(?:\w*inv_freq|(?:cos|sin)(?:_cached)?)|h\.\d+\.attn\.(?:bias|masked_bias)"
     r"|layers\.\d+\.attention\.(?:bias|masked_bias)|embeddings\.position_ids)$"
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -110,15 +110,16 @@ def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
     """
     config = functools.cache(lambda: _read_config(folder, placement.remote_code))
     files = read_checkpoint(folder)
+    tensors = _Tensors(files.entries, _DenseTensors(files).read)
 
     def load(options: Mapping[str, Any]) -> Any:
         if placement.device == "cpu" and not placement.remote_code:
-            return _load_one_by_one(config(), files.entries, _DenseTensors(files).read, options)
+            return _load_one_by_one(config(), tensors, options)
         return auto_class(config()).from_pretrained(
             folder, local_files_only=True, trust_remote_code=placement.remote_code, **options
         )
 
-    return _load(folder, files.total_parameters, placement, config, load)
+    return _load(folder, files.total_parameters, placement, config, load, tensors)
 
 
 def _read_config(folder: Path, remote_code: bool) -> PreTrainedConfig:
@@ -161,24 +162,32 @@ def load_dequantised(checkpoint: Checkpoint, placement: Placement) -> PreTrained
     """
     files = checkpoint.files
     config = functools.cache(lambda: _dense_config(files))
+    tensors = _Tensors(files.entries, checkpoint.read)
 
     def load(options: Mapping[str, Any]) -> Any:
-        return _load_one_by_one(config(), files.entries, checkpoint.read, options)
+        return _load_one_by_one(config(), tensors, options)
 
-    return _load(files.folder, files.total_parameters, placement, config, load)
+    return _load(files.folder, files.total_parameters, placement, config, load, tensors)
 
 
-def _load_one_by_one(
-    config: PreTrainedConfig,
-    names: Iterable[str],
-    read: Callable[[str], torch.Tensor],
-    options: Mapping[str, Any],
-) -> Any:
+@dataclass(frozen=True)
+class _Tensors:
+    """The names of a checkpoint's tensors, and the function that reads one."""
+
+    names: Collection[str]
+    read: Callable[[str], torch.Tensor]
+
+    def is_zero_bias(self, name: str) -> bool:
+        """Return whether a tensor is a bias of zeros; GPTQ-for-LLaMa and early AutoGPTQ stored one for each layer."""
+        return name.endswith(".bias") and name in self.names and not bool(self.read(name).float().any())
+
+
+def _load_one_by_one(config: PreTrainedConfig, tensors: _Tensors, options: Mapping[str, Any]) -> Any:
     """Return a model and the report of its loading; tensors are read when the library takes them."""
     with torch.device("meta"):
         # of a multimodal model this may be the language model alone, with a config of its own
         made = auto_class(config).from_config(config)
-    weights = {name: _LazyTensor(read, name) for name in names}
+    weights = {name: _LazyTensor(tensors.read, name) for name in tensors.names}
     return type(made).from_pretrained(None, config=made.config, state_dict=weights, local_files_only=True, **options)
 
 
@@ -193,6 +202,7 @@ def _load(
     placement: Placement,
     config: Callable[[], PreTrainedConfig],
     load: Callable[[Mapping[str, Any]], Any],
+    tensors: _Tensors,
 ) -> PreTrainedModel:
     spread = placement.device == "cuda" and len(placement.rooms) > 1
     tune_allocator()
@@ -214,7 +224,7 @@ def _load(
         raise OutOfMemoryError(f"the model does not fit in the memory of {placement.target}") from None
     except Exception as error:  # noqa: BLE001 - a config may make a library raise anything
         raise _not_loaded(folder, error) from None
-    _check_loading(info)
+    _check_loading(info, tensors)
     note_head(placed)
     return placed
 
@@ -263,7 +273,7 @@ def _not_loaded(folder: Path, error: Exception) -> EvaluationError:
     )
 
 
-def _check_loading(info: Mapping[str, Collection[object]]) -> None:
+def _check_loading(info: Mapping[str, Collection[object]], tensors: _Tensors) -> None:
     """Refuse a model with a part that was not loaded or was initialised at random.
 
     Raises:
@@ -277,13 +287,20 @@ def _check_loading(info: Mapping[str, Collection[object]]) -> None:
             f"such as {name}: {list(stored)} instead of {list(needed)}",
             code=Code.MODEL_NOT_LOADABLE,
         )
-    for kind in ("missing_keys", "unexpected_keys"):
-        if info[kind]:
-            names = sorted(str(key) for key in info[kind])
-            raise EvaluationError(
-                f"the model cannot be loaded: {len(names)} {kind.replace('_', ' ')}, such as {names[0]}",
-                code=Code.MODEL_NOT_LOADABLE,
-            )
+    missing = sorted(str(key) for key in info["missing_keys"])
+    if missing:
+        raise EvaluationError(
+            f"the checkpoint lacks {counted(len(missing), 'tensor')} of the model that its config describes, such as "
+            f"{missing[0]}",
+            code=Code.MODEL_NOT_LOADABLE,
+        )
+    unused = sorted(str(key) for key in info["unexpected_keys"] if not tensors.is_zero_bias(str(key)))
+    if unused:
+        raise EvaluationError(
+            f"the model that the config describes does not use {counted(len(unused), 'tensor')} of the checkpoint, "
+            f"such as {unused[0]}",
+            code=Code.MODEL_NOT_LOADABLE,
+        )
 
 
 def load_stored_model(folder: Path, placement: Placement, *, quantization_config: Any = None) -> PreTrainedModel:
@@ -314,7 +331,8 @@ def load_stored_model(folder: Path, placement: Placement, *, quantization_config
         raise OutOfMemoryError(f"the model does not fit in the memory of {placement.target}") from None
     except Exception as error:  # noqa: BLE001 - a config may make a library raise anything
         raise _not_loaded(folder, error) from None
-    _check_loading(info)
+    files = read_checkpoint(folder)
+    _check_loading(info, _Tensors(files.entries, _DenseTensors(files).read))
     loaded: PreTrainedModel = model.eval()
     return loaded
 

@@ -51,7 +51,7 @@ def derive_invariants(
     tokenizer; a tokenizer with other tokens; a changed tie; a matrix with the values of another matrix; a changed
     tensor outside the scope of the edit; defects of packed weights; configuration that changes the computation on the
     scored text. These warn: a dtype that changed in a part of a dense checkpoint, a bias or norm that became zero,
-    packing that saves little, and other differences of configuration.
+    packing that saves little, and other differences of configuration. An added bias of zeros is neither.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
@@ -215,6 +215,8 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
             kind = "missing norm layer" if base["family"] == "norm" else "missing"
             yield _violation(name, "missing", f"{kind}: the baseline has it, the subject does not")
         elif base is None:
+            if _is_zero_bias(name, own, before):
+                continue
             yield _violation(name, "unexpected", "the subject has it, the baseline does not")
         elif own["shape"] != base["shape"]:
             if declared.shape_of(name, own["shape"], base["shape"], baseline):
@@ -226,6 +228,15 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
             # floats of another precision are the same weights; integers instead of floats are not
             alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
             yield _violation(name, "dtype", reason, "warn" if alike else "fail")
+
+
+def _is_zero_bias(name: str, own: Facts, before: Mapping[str, Facts]) -> bool:
+    """Return whether a tensor is a bias of zeros of a layer without one in the baseline; it changes nothing."""
+    weight = before.get(f"{name.removesuffix('.bias')}.weight") if name.endswith(".bias") else None
+    shape = own["shape"]
+    if weight is None or len(shape) != 1 or shape[0] not in weight["shape"]:
+        return False
+    return bool(own["digest"] == _digest_of_zeros(shape[0], own["dtype"]))
 
 
 def _copies(baseline: Facts, subject: Facts, severity: str) -> Iterator[Violation]:

@@ -98,7 +98,13 @@ def test_buffers_that_older_libraries_stored_are_no_weights(
 ) -> None:
     base = tiny_model(architecture)
     extra = {
-        "llama": {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)},
+        "llama": {
+            "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+            "model.layers.0.self_attn.rotary_emb.cos_cached": torch.ones(1, 1, 8, 4),
+            "model.layers.0.self_attn.rotary_emb.sin_cached": torch.ones(1, 1, 8, 4),
+            "model.rotary_emb.original_inv_freq": torch.ones(4),
+            "model.rotary_emb_local.inv_freq": torch.ones(4),
+        },
         "gpt2": {"transformer.h.0.attn.bias": torch.ones(1, 1, 8), "transformer.h.1.attn.masked_bias": torch.ones(1)},
         "gpt_neox": {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8)},
     }[architecture]  # fmt: skip
@@ -106,6 +112,43 @@ def test_buffers_that_older_libraries_stored_are_no_weights(
 
     assert judge(older, base) == ("pass", "pass")
     assert judge(base, older) == ("pass", "pass")
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.weight", "model.layers.0.mlp.cos_cached"])
+def test_another_tensor_that_the_baseline_lacks_is_no_buffer(tiny_model: TinyModels, tmp_path: Path, name: str) -> None:
+    base = tiny_model("llama")
+
+    more = stored(base, tmp_path / "more", lambda w: w.update({name: torch.ones(4)}))
+
+    assert judge(base, more)[0] == "fail"
+
+
+BIASED = "model.layers.0.mlp.up_proj.bias"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_added_bias_of_zeros_changes_nothing_and_any_other_fails(
+    tiny_model: TinyModels, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    base = tiny_model("llama")
+    rows = len(load_file(base / "model.safetensors")["model.layers.0.mlp.up_proj.weight"])
+    zero = torch.zeros(rows, dtype=dtype)
+    last = zero.clone()
+    last[-1] = 1e-6
+
+    def status(name: str, bias: torch.Tensor) -> str:
+        return judge(
+            base, stored(base, tmp_path / str(len(list(tmp_path.iterdir()))), lambda w: w.update({name: bias}))
+        )[0]
+
+    assert status(BIASED, zero) == "pass"
+    assert status("lm_head.bias", torch.zeros(len(load_file(base / "model.safetensors")["lm_head.weight"]))) == "pass"
+    assert status(BIASED, last) == "fail"
+    assert status(BIASED, torch.full_like(zero, float("nan"))) == "fail"
+    assert status(BIASED, zero.repeat(3)) == "fail"
+    assert status(BIASED, zero[None]) == "fail"
+    assert status("model.layers.0.mlp.more_proj.bias", zero) == "fail"
+    assert status("model.layers.0.mlp.up_proj.scale", zero) == "fail"
 
 
 def test_a_weight_that_is_missing_is_no_buffer(tiny_model: TinyModels, tmp_path: Path) -> None:

@@ -241,8 +241,28 @@ def test_a_checkpoint_that_lacks_tensors_is_not_measured_with_random_ones(
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
 
-    with pytest.raises(EvaluationError, match=r"1 missing keys, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(EvaluationError, match=r"lacks 1 tensor of .*, such as model\.layers\.1\.mlp\.up_proj\.weight"):
         load_model(tmp_path, CPU)
+
+
+@pytest.mark.parametrize(("value", "loads"), [(0.0, True), (1e-6, False), (float("nan"), False)])
+def test_a_tensor_that_the_model_does_not_use_is_named_unless_it_is_a_bias_of_zeros(
+    tiny_model: Callable[..., Path], tmp_path: Path, value: float, loads: bool
+) -> None:
+    source = tiny_model("llama")
+    weights = load_file(source / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.bias"
+    weights[name] = torch.zeros(len(weights[name.replace("bias", "weight")]))
+    weights[name][0] = value
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+
+    if loads:
+        wanted = score_windows(load_model(source, CPU), TOKENS, 4)
+        assert np.array_equal(score_windows(load_model(tmp_path, CPU), TOKENS, 4).losses, wanted.losses)
+    else:
+        with pytest.raises(EvaluationError, match=rf"does not use 1 tensor of the checkpoint, such as {name}"):
+            load_model(tmp_path, CPU)
 
 
 def test_a_model_that_cannot_have_flash_attention_is_refused(

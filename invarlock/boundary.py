@@ -36,7 +36,9 @@ EXTRAS = {
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser that escapes control characters in its messages."""
+    """An argument parser that escapes control characters in its messages, and takes paths after options."""
+
+    _intermixing = False
 
     def error(self, message: str) -> NoReturn:
         """Print a usage error on one line, with control characters replaced, and exit."""
@@ -44,8 +46,19 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(int(ExitCode.USAGE))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse arguments; unknown arguments are an error here, so that the message names this command."""
+        """Parse arguments; unknown arguments are an error here, so that the message names this command.
+
+        A path after an option may be one more of several paths, which argparse recognises only in its intermixed mode.
+        """
         found, unknown = super().parse_known_args(args, namespace)
+        if self._intermixing:
+            return found, unknown
+        if unknown and not any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in self._actions):
+            self._intermixing = True
+            try:
+                found, unknown = self.parse_known_intermixed_args(args, namespace)
+            finally:
+                self._intermixing = False
         if unknown:
             nearest = did_you_mean(unknown[0].partition("=")[0], list(self._option_string_actions))
             self.error(f"unknown: {' '.join(unknown)}{nearest}")

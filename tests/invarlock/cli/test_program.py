@@ -96,6 +96,30 @@ def test_an_unknown_value_names_the_nearest(capsys: pytest.CaptureFixture[str]) 
         assert (stop.value.code, f"did you mean {nearest}?" in capsys.readouterr().err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "paths"),
+    [
+        ("verify-receipt r.json --public-key me.pub.pem A", "packs", ["A"]),
+        ("verify-receipt --public-key me.pub.pem r.json A --json B", "packs", ["A", "B"]),
+        ("verify A --strict B -q C", "paths", ["A", "B", "C"]),
+        ("merge A --output M B", "runs", ["A", "B"]),
+        ("merge --output M A --unsigned -- B", "runs", ["A", "B"]),
+    ],
+)
+def test_paths_may_follow_options(given: str, name: str, paths: list[str]) -> None:
+    options = make_parser().parse_args(given.split())
+
+    assert getattr(options, name) == [Path(path) for path in paths]
+
+
+def test_an_unknown_option_between_paths_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "A", "--strct", "B"])
+
+    assert stop.value.code == 2
+    assert "unknown: --strct B (did you mean --strict?)" in capsys.readouterr().err
+
+
 def test_problems_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     code = Code.CHECKSUM_DIFFERS
 

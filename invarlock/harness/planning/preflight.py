@@ -36,7 +36,12 @@ def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield the reasons why the run directory cannot be begun or resumed."""
     directory = run.directory.path
     if run.settings.resume:
-        if not (run.directory.state / "settings.json").is_file():
+        if not run.settings.output_dir and not (directory.exists() and _holds_something(run.directory)):
+            yield _cannot_begin(
+                f"--resume: no earlier run of suite {run.catalog.suite} in {directory.parent}; leave --resume out, or "
+                "name the run with --output-dir"
+            )
+        elif not (run.directory.state / "settings.json").is_file():
             yield _cannot_begin(
                 f"--resume: {directory} is not a run directory; drop --resume, or give one with --output-dir"
             )
@@ -62,7 +67,14 @@ def _holds_something(directory: RunDirectory) -> bool:
 def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield the reasons why no pack could be written or signed at the end."""
     if not run.settings.no_pack and run.pack_path.exists():
-        yield _cannot_begin(f"--pack-dir: {run.pack_path} already exists; choose another folder")
+        if run.settings.pack_dir:
+            yield _cannot_begin(f"--pack-dir: {run.pack_path} already exists; choose another folder")
+        elif run.settings.resume:
+            another = " and give another --output-dir" if run.settings.output_dir else ""
+            yield _cannot_begin(
+                f"--resume: the run {run.directory.path} is finished, and its pack is {run.pack_path}; to run the "
+                f"suite again, leave --resume out{another}"
+            )
     if run.settings.signing_key is not None:
         try:
             load_signing_key(Path(run.settings.signing_key))

@@ -189,10 +189,15 @@ def test_a_run_that_cannot_be_resumed_is_refused_on_one_line(
     other = run_pytest("-k", "mistral and noop", "--resume", directory=directory)
     none = run_pytest("-k", "mistral and noop", "--resume", directory=tmp_path / "none")
     finished = resume(run_pytest, undisturbed)
+    first = processes.run_pytest(str(ROOT / "suites"), *SELECT, "--resume", cwd=tmp_path, env=SMALL)
     again = run_pytest(*SELECT, directory=directory)
 
     assert (other.status, f"[{Code.RUN_DIFFERS}]" in other.output) == (4, True), other.output
     assert (none.status, "is not a run directory; drop --resume" in none.output) == (4, True), none.output
     assert not (tmp_path / "none").exists()
-    assert (finished.status, "already exists; choose another folder" in finished.output) == (4, True), finished.output
+    assert finished.status == 4
+    assert f"is finished, and its pack is {undisturbed / 'evidence_pack'}" in finished.output, finished.output
+    assert "--pack-dir" not in finished.output
+    missing = f"no earlier run of suite smoke in {tmp_path / 'evidence_pack_runs'}; leave --resume out"
+    assert (first.returncode, missing in first.stdout + first.stderr) == (4, True), first.stdout + first.stderr
     assert (again.status, "continue with --resume" in again.output) == (4, True), again.output

@@ -86,8 +86,8 @@ def add_build(subparsers: Commands) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="evaluation.report.json, in a folder with its runtime.manifest.json and, unless the subject is served, "
-        "edit_metadata.json",
+        help="evaluation.report.json, or the folder that has it with its runtime.manifest.json and, unless the subject "
+        "is served, edit_metadata.json",
     )
     parser.add_argument(
         "--baseline",

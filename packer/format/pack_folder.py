@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
 import struct
 import threading
@@ -24,7 +25,8 @@ from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
-from invarlock.packer.format.checksums import MANIFEST_NAME, check_path
+from invarlock.packer.format.checksums import CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, check_path
+from invarlock.packer.format.layout import REPORT_NAME
 from invarlock.packer.format.limits import MAX_FILES, MAX_FOLDERS, MAX_PACK_BYTES, MAX_PROBLEMS, PIECE_BYTES
 
 from invarlock.errors import IntegrityError, MissingFileError
@@ -150,9 +152,17 @@ class PackFolder:
         try:
             return os.open(name, _OPEN_FILE, dir_fd=self._open_folder(folder))
         except FileNotFoundError:
-            raise MissingFileError("no such file in the pack", where=path, code=Code.CONTROL_FILE_MISSING) from None
+            raise self._missing(path) from None
         except OSError as error:
             raise _unreadable(path, error) from None
+
+    def _missing(self, path: str) -> MissingFileError:
+        """Return the error for a file that does not exist; a folder without any control file is no pack at all."""
+        if path == MANIFEST_NAME and not any(
+            os.path.lexists(self.path / name) for name in (CHECKSUMS_NAME, SIGNATURE_NAME)
+        ):
+            return MissingFileError(_instead_of_pack(self.path), where=str(self.path), code=Code.PACK_MISSING)
+        return MissingFileError("no such file in the pack", where=path, code=Code.CONTROL_FILE_MISSING)
 
     def _open_folder(self, path: str) -> int:
         """Return the descriptor of a folder, opened one path segment at a time; each thread keeps its last one open."""
@@ -267,6 +277,26 @@ def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[
         os.close(descriptor)
 
 
+def enclosing_pack(path: Path) -> Path | None:
+    """Return the pack that a file or folder lies in, or None."""
+    return next((above for above in path.parents if is_pack(above)), None)
+
+
+def is_pack(folder: Path) -> bool:
+    """Return whether a folder has the two files that every pack has."""
+    return all((folder / name).is_file() for name in (MANIFEST_NAME, CHECKSUMS_NAME))
+
+
+def _instead_of_pack(path: Path) -> str:
+    """Describe a folder that is no pack, and what to do about it."""
+    if (path / REPORT_NAME).is_file():
+        seal = shlex.join(["invarlock", "build", "PACK", "--report", str(path)])
+        return f"not a pack but an output folder of evaluate; seal it with: {seal}"
+    if (pack := enclosing_pack(path)) is not None:
+        return f"a folder of the pack {pack}; give that"
+    return f"not a pack: no {MANIFEST_NAME} in it; give the folder of a pack"
+
+
 def _something_else(path: Path) -> str | None:
     """Describe a path that is not a folder, and what to do about it; None if its kind is unknown."""
     if path.is_symlink():
@@ -277,6 +307,8 @@ def _something_else(path: Path) -> str | None:
         return "an archive; unpack it (unzip) and give the folder"
     if path.name.endswith(TAR_SUFFIXES):
         return "an archive; unpack it (tar -xf) and give the folder"
+    if (pack := enclosing_pack(path)) is not None:
+        return f"belongs to the pack {pack}; give that"
     return "a file; an evidence pack is a folder, give that"
 
 

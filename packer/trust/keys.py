@@ -92,6 +92,8 @@ def load_signing_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
     check_nobody_else_writes(path)
     try:
         block = _private_block(find_blocks(data))
+        if block.label == "PUBLIC KEY":
+            raise UsageError(f"this is the public key; {_private_half(path)}", code=Code.KEY_MALFORMED, where=str(path))
         if block.label == ENCRYPTED:
             if passphrase is None:
                 named = "give the variable with its passphrase: --passphrase-env VAR"
@@ -171,6 +173,16 @@ def _pair_of(name: Path) -> tuple[Path, Path]:
         )
     stem = name.with_name(name.name.removesuffix(".pem")) if name.name not in ("", ".pem") else name
     return Path(f"{stem}.pem"), Path(f"{stem}.pub.pem")
+
+
+def _private_half(path: Path) -> str:
+    """Return what to do about a public key in the place of a private one."""
+    private = path.with_name(f"{path.name.removesuffix('.pub.pem')}.pem")
+    return (
+        f"use {private}"
+        if private != path and private.is_file()
+        else f"give the file of the private key, or {MAKE_ONE}"
+    )
 
 
 def public_pem(public: bytes) -> str:

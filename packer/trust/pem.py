@@ -117,8 +117,6 @@ def private_seed(block: PemBlock) -> bytes:
         raise ValueError(f"a key of type {LABEL_KEYS[block.label]}, not Ed25519")
     if block.label == "OPENSSH PRIVATE KEY":
         raise ValueError("a key in OpenSSH's own format, not PKCS#8")
-    if block.label in ("PUBLIC KEY", "RSA PUBLIC KEY"):
-        raise ValueError("a public key; the private key is needed")
     if block.label != "PRIVATE KEY":
         raise ValueError(f"a PEM block of another type, {block.label}")
     return _seed(_decoded(block))

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,10 @@ OTHER: dict[str, tuple[Callable[[], bytes | str], str]] = {
     "X25519": (lambda: pkcs8(x25519.X25519PrivateKey.generate()), "of type X25519, not"),
     "Ed448": (lambda: pkcs8(ed448.Ed448PrivateKey.generate()), "of type Ed448, not"),
     "OpenSSH": (openssh, "OpenSSH's own format"),
-    "public": (lambda: public_pem(KEY.public), "a public key; the private key is needed"),
+    "public": (
+        lambda: public_pem(KEY.public),
+        "this is the public key; give the file of the private key, or make a key",
+    ),
     "certificate": (lambda: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "CERTIFICATE"),
     "two keys": (lambda: PEM + PEM, "2 private keys in one file"),
     "DER": (lambda: base64.b64decode(PEM.split("\n")[1]), "DER, not PEM"),
@@ -152,6 +156,13 @@ OTHER: dict[str, tuple[Callable[[], bytes | str], str]] = {
     "too large": (lambda: "x" * 20_000, "larger than"),
     "empty": (lambda: "", "no PEM block"),
 }
+
+
+def test_the_public_key_in_place_of_the_private_one_leads_to_it(tmp_path: Path) -> None:
+    private, public = write_key_pair(tmp_path / "maker", KEY)
+
+    with pytest.raises(UsageError, match=f"this is the public key; use {re.escape(str(private))}"):
+        load_signing_key(public)
 
 
 @pytest.mark.parametrize("kind", OTHER)

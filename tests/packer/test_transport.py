@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from packs import REPORT, codes, messages, places, sign, strict
 
+from invarlock.cli import main as invarlock
 from invarlock.problems import Code
 
 LINE_ENDINGS = "its line endings were changed, perhaps by git"
@@ -95,3 +96,24 @@ def test_a_folder_without_a_manifest_and_another_file_are_no_packs(pack: Path, t
     assert places(strict(pack)) == [(Code.CONTROL_FILE_MISSING, "manifest.json", "")]
     (tmp_path / "file").write_text("text")
     assert "an evidence pack is a folder" in messages(strict(tmp_path / "file"))
+
+
+def test_a_folder_that_is_no_pack_is_described(pack: Path, tmp_path: Path) -> None:
+    output, empty = tmp_path / "out", tmp_path / "empty"
+    output.mkdir()
+    empty.mkdir()
+    (output / "evaluation.report.json").touch()
+
+    seal = f"not a pack but an output folder of evaluate; seal it with: invarlock build PACK --report {output}"
+    assert seal in messages(strict(output))
+    assert "not a pack: no manifest.json in it" in messages(strict(empty))
+    assert f"a folder of the pack {pack}; give that" in messages(strict(pack / "reports"))
+    assert f"belongs to the pack {pack}; give that" in messages(strict(pack / "README.md"))
+    for folder in (output, empty, pack / "reports"):
+        assert codes(strict(folder)) == {Code.PACK_MISSING}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.html", "results/final_verdict.txt"])
+def test_a_file_of_a_pack_is_not_taken_for_a_report(pack: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert invarlock(["verify", str(pack / name)]) == 2
+    assert f"{pack / name}: belongs to the pack {pack}; verify that" in capsys.readouterr().err

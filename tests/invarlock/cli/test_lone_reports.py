@@ -154,7 +154,7 @@ def test_a_report_of_a_larger_model_of_another_kind_can_be_sealed(base: Path, tm
     save_file(tensors, tmp_path / "foreign" / "model.safetensors", metadata={"format": "pt"})
 
     code, _, output = evaluate_small(base, tmp_path / "foreign", tmp_path / "out")
-    built = invarlock("build", tmp_path / "pack", "--report", tmp_path / "out/evaluation.report.json")
+    built = invarlock("build", tmp_path / "pack", "--report", tmp_path / "out")
 
     assert code == 1, output
     assert built[0] == 0, built[1]

@@ -125,6 +125,6 @@ cat << END
 
 Ready. Go on with:
   . ${venv@Q}/bin/activate
-  python -m invarlock.packer keygen maker
+  invarlock keygen maker
   ${host}INVARLOCK_ALLOW_REMOTE_CODE=1 pytest suites -m subset -n $gpus --net 1 --signing-key maker.pem
 END

@@ -36,7 +36,7 @@ _AGAIN = (
     "Get the complete pack again from its maker. If the problem remains, report it: the sealed pack itself is wrong."
 )
 _MAKER = (
-    "Do not rely on the pack. Ask its maker for a pack built by `python -m invarlock.packer build` or `merge` "
+    "Do not rely on the pack. Ask its maker for a pack built by `invarlock build` or `merge` "
     "and not changed afterwards."
 )
 _OWN_FILE = "Correct the file at the place given in the message, and run the command again."
@@ -291,7 +291,7 @@ class Code(StrEnum):
         "key_malformed",
         ExitCode.USAGE,
         "A file is not a PEM file with an Ed25519 key, or has a private key instead of a public one or vice versa.",
-        "Make a key pair with `python -m invarlock.packer keygen NAME.pem`; NAME.pub.pem is the public one.",
+        "Make a key pair with `invarlock keygen NAME.pem`; NAME.pub.pem is the public one.",
     )
     KEY_ENCRYPTED = (
         "key_encrypted",
@@ -412,7 +412,7 @@ class Code(StrEnum):
         "key_missing",
         ExitCode.MISSING,
         "The file of a private key does not exist.",
-        "Check the path, or make a key pair with `python -m invarlock.packer keygen NAME.pem`.",
+        "Check the path, or make a key pair with `invarlock keygen NAME.pem`.",
     )
     SHARD_INCOMPLETE = (
         "shard_incomplete",
@@ -448,7 +448,7 @@ class Code(StrEnum):
         "signature_missing",
         ExitCode.SIGNATURE,
         "The pack is not signed, so its origin is unknown.",
-        "Ask the maker to sign it (`python -m invarlock.packer sign PACK --signing-key KEY.pem`). "
+        "Ask the maker to sign it (`invarlock sign PACK --signing-key KEY.pem`). "
         "`--allow-unsigned` runs all other checks.",
     )
     SIGNATURE_MALFORMED = (
@@ -485,7 +485,7 @@ class Code(StrEnum):
         "signer_unknown",
         ExitCode.SIGNATURE,
         "The signer is not in the trust store.",
-        "If you trust the signer, add it: `python -m invarlock.packer trust add SIGNER`.",
+        "If you trust the signer, add it: `invarlock trust add SIGNER`.",
     )
     SIGNER_REVOKED = (
         "signer_revoked",

@@ -58,7 +58,7 @@ def combination_problems(settings: Settings) -> Iterator[str]:
         if not settings.signing_key and not settings.unsigned:
             yield (
                 "--release-review needs --signing-key KEY.pem, since a temporary key does not identify who "
-                "released it; make a key: python -m invarlock.packer keygen NAME"
+                "released it; make a key: invarlock keygen NAME"
             )
         if settings.shard is not None:
             yield (

@@ -93,7 +93,7 @@ UNREAD = (
         ("signing_key", "unsigned", "report_assurance"),
         # a shard builds a pack only with --pack-dir
         lambda settings, _: settings.shard is not None and settings.pack_dir is None,
-        "a shard builds no pack; `python -m invarlock.packer merge` does",
+        "a shard builds no pack; `invarlock merge` does",
     ),
     UnreadSettings(
         (

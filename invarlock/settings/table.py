@@ -82,7 +82,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "shard",
-        "i/n: run the i-th of n parts of the cases; `python -m invarlock.packer merge` joins the parts",
+        "i/n: run the i-th of n parts of the cases; `invarlock merge` joins the parts",
         None,
         readers.shard,
         "--shard",

@@ -30,7 +30,7 @@ from invarlock.problems import Code
 
 ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 PRIVATE_LABELS = frozenset({"PRIVATE KEY", ENCRYPTED, "OPENSSH PRIVATE KEY", *LABEL_KEYS})
-MAKE_ONE = "make a key with keygen: python -m invarlock.packer keygen NAME.pem"
+MAKE_ONE = "make a key with keygen: invarlock keygen NAME.pem"
 # OpenSSL has the same limit; a longer value is probably the content of a file.
 MAX_PASSPHRASE_BYTES = 1023
 

@@ -102,7 +102,7 @@ def test_a_release_review_sets_its_needs_and_refuses_what_contradicts_them() -> 
         resolve_settings({"release_review": True, "shard": "1/2", "suite_mode": "calibrate-only"}, {})
     assert [line.split(", ")[0].split(" needs the")[0] for line in str(caught.value).split("; ")] == [
         "--release-review needs --signing-key KEY.pem",
-        "make a key: python -m invarlock.packer keygen NAME",
+        "make a key: invarlock keygen NAME",
         "--release-review",
         "run the shards with --profile ci --report-assurance strict",
         "--release-review and --suite-mode calibrate-only cannot be combined",

@@ -42,7 +42,7 @@ def test_everything_missing_is_listed_at_once_with_its_remedy(run_pytest: Callab
     lines = ran.output.partition("ERROR: ")[2].strip().splitlines()
     assert ran.status == 4, ran.output
     assert lines[0] == (
-        "--signing-key: absent.pem: no such file; make a key with keygen: python -m invarlock.packer keygen NAME.pem "
+        "--signing-key: absent.pem: no such file; make a key with keygen: invarlock keygen NAME.pem "
         f"[{Code.KEY_MISSING}]"
     )
     assert all(line.endswith("]") for line in lines)

@@ -14,6 +14,7 @@ from invarlock.cli.text_options import slice_limits_of, texts_of
 from invarlock.edits import EDITS
 from invarlock.errors import Interrupted, InvarLockError
 from invarlock.library_notices import notices_in
+from invarlock.output import flush_output, say
 from invarlock.reports.tiers import tier_names
 from invarlock.stage_line import StageLine, StageLog
 from invarlock.stages import listening, stage
@@ -104,7 +105,7 @@ def _tune(options: argparse.Namespace) -> int:
     log = options.output.with_name(f"{options.output.name}.log")
     try:
         with notices_in(log) as terminal, StageLine(terminal) as line, listening(line, StageLog(log)):
-            return _measured(options, given)
+            return _measured(options, given, line)
     except InvarLockError:
         # says itself what is wrong
         log.unlink(missing_ok=True)
@@ -116,7 +117,13 @@ def _tune(options: argparse.Namespace) -> int:
         raise Interrupted(f"interrupted; {kept}begin again with: {again}") from None
 
 
-def _measured(options: argparse.Namespace, given: GivenTexts) -> int:
+def _measured(options: argparse.Namespace, given: GivenTexts, line: StageLine) -> int:
+    def show(text: str) -> None:
+        line.clear()
+        say(text)
+        # standard error, which also has lines, is not buffered
+        flush_output()
+
     with stage("loading PyTorch"):
         # imported here because it imports PyTorch
         from invarlock.evaluation.suite_tuning import tune_suite_model
@@ -133,4 +140,5 @@ def _measured(options: argparse.Namespace, given: GivenTexts) -> int:
         tier=options.tier,
         model_id=options.model_id,
         given=given,
+        show=show,
     )

@@ -21,7 +21,7 @@ from invarlock.evaluation.tuning import Trial, TunedModel, tune
 from invarlock.jsonio import check_schema, write_json
 from invarlock.machine_speed import measure_speed
 from invarlock.moments import utc_now
-from invarlock.output import flush_output, say, say_error
+from invarlock.output import ShowLine
 from invarlock.reports.margins import tightest
 from invarlock.reports.policy import slice_overrides
 
@@ -41,8 +41,9 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
     tier: str,
     model_id: str | None = None,
     given: GivenTexts,
+    show: ShowLine,
 ) -> int:
-    """Tune the edits of a model, write their entries, print the results, and return 1 if an edit has no passing
+    """Tune the edits of a model, write their entries, show the results, and return 1 if an edit has no passing
     parameters.
 
     The model is one of the suites folder, or a folder with a checkpoint. The entries of a folder get ``model_id``, or
@@ -61,9 +62,9 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
     slices = dict(texts.counts) if texts.source.slices else {}
     plan = WindowPlan(first.seq_len, first.preview, first.final, 0, BATCH_SIZE, slices=slices)
     if slices:
-        say(f"judged on the slices {', '.join(slices)}: every limit must hold with its margin in each")
+        show(f"judged on the slices {', '.join(slices)}: every limit must hold with its margin in each")
     if texts.left_out:
-        say_error(
+        show(
             f"warning: not judged on {', '.join(texts.left_out)} of the suite, which the suites folder does not have; "
             "give all texts with --text NAME=FILE"
         )
@@ -80,20 +81,22 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
             edit: (lowrank_scope or f"ffn@layer={middle}") if BY_NAME[edit].tunes_one_block else scope for edit in edits
         }
         wanted = {edit: parse_scope(text, where="--scope") for edit, text in scopes.items()}
-        say_error(_estimate(snapshot, plan, wanted, draws))
-        for found in tune(tuned, wanted, margin=margin, draws=draws, show=_show):
+        show(_estimate(snapshot, plan, wanted, draws))
+        for found in tune(tuned, wanted, margin=margin, draws=draws, show=lambda trial: show(_trial_line(trial))):
             try:
                 entry = found.entry()
             except EditError as error:
                 missed += 1
-                say(f"nothing selected: {error}")
+                show(f"nothing selected: {error}")
                 continue
-            say(f"selected: {found.chosen.spec if found.chosen else None}")
+            show(f"selected: {found.chosen.spec if found.chosen else None}")
             document["models"].setdefault(model.id, {})[found.edit] = entry
             document["_meta"]["generated_at"] = utc_now()
             check_schema(document, "tuned_edit_params", where=str(output))
             # resolved so that a symbolic link stays a link
             write_json(output.resolve(), document)
+    if missed < len(edits):
+        show(f"written: {output}")
     return 1 if missed else 0
 
 
@@ -112,10 +115,9 @@ def _estimate(snapshot: Path, plan: WindowPlan, wanted: Mapping[str, Scope], dra
     return f"{line}; at most {trials} trials"
 
 
-def _show(trial: Trial) -> None:
+def _trial_line(trial: Trial) -> str:
     ratio = "no ratio" if trial.ratio is None else f"ratio {trial.ratio:.4g}, upper end {trial.upper or 0.0:.4g}"
     name, share = tightest(trial.used) if trial.used else ("", None)
     part = "" if trial.deciding_slice is None else f" in slice {trial.deciding_slice}"
     most = "" if share is None else f", {share:.0%} of {name}{part}"
-    say(f"  {trial.spec}: {ratio}{most}: {trial.against[0] if trial.against else 'holds'}")
-    flush_output()
+    return f"  {trial.spec}: {ratio}{most}: {trial.against[0] if trial.against else 'holds'}"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -202,6 +203,8 @@ def test_the_model_of_a_folder_is_tuned_and_other_entries_are_kept(
     shown = capsys.readouterr().out
     assert "fp8_quant:e4m3:ffn: ratio 1" in shown
     assert "selected: fp8_quant:e5m2:ffn" in shown
+    assert re.search(r"^estimate: about \d+ s, .*; at most 2 trials$", shown, re.MULTILINE)
+    assert shown.endswith(f"\nwritten: {output}\n")
     tuned = read_tuned_params(output)
     entry = tuned.models["embedded/mixtral-tiny"]["fp8_quant"]
     assert (entry["format"], entry["status"], entry["scope"]) == ("e5m2", "selected", "ffn")

@@ -231,16 +231,29 @@ def add_trust(subparsers: Commands) -> None:
     """Add the command ``trust``."""
     parser = subparsers.add_parser("trust", help="manage the signers that you trust")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    add = actions.add_parser("add", help="trust a signer")
+    add = actions.add_parser(
+        "add",
+        help="trust a signer",
+        description="Add a signer to the trust store, which is created if it does not exist. "
+        "'verify' then accepts only packs of signers in it.",
+    )
     add.add_argument("signer", metavar="SIGNER", help="sha256:HEX, or the signer's .pub.pem file")
     add.add_argument("--name", metavar="TEXT", help="name of the signer")
     add.add_argument("--not-before", metavar="TIME", help="trusted from this time on, for example 2026-01-31T12:00:00Z")
     add.add_argument("--not-after", metavar="TIME", help="trusted until this time")
     add.set_defaults(command=signing_commands.trust_add)
-    show = actions.add_parser("list", help="list the signers and whether each is trusted now")
+    show = actions.add_parser(
+        "list",
+        help="list the signers and whether each is trusted now",
+        description="List the signers in the trust store: fingerprint, name, and whether each is trusted now.",
+    )
     show.add_argument("--json", action="store_true")
     show.set_defaults(command=signing_commands.trust_list)
-    revoke = actions.add_parser("revoke", help="revoke a signer, for packs of any date")
+    revoke = actions.add_parser(
+        "revoke",
+        help="revoke a signer, for packs of any date",
+        description="Mark a signer in the trust store as revoked; a revocation is permanent.",
+    )
     revoke.add_argument("signer", metavar="SIGNER", help="sha256:HEX, or the signer's .pub.pem file")
     revoke.add_argument(
         "--since",

@@ -104,6 +104,8 @@ def trust_list(options: Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.packer.trust.signers import read_trust_store
 
+    from invarlock.pages.parts import counted
+
     store = _store(options)
     if not store.exists() and options.trust_store is None:
         say("[]" if options.json else f"no signer is trusted: {store} does not exist; add a signer with 'trust add'")
@@ -119,8 +121,8 @@ def trust_list(options: Namespace) -> int:
         say_json(rows)
         return 0
     for row in rows:
-        say(f"{row['fingerprint']}  {row['name'] or '-'}  {row['refused'] or 'trusted'}")
-    say(f"{len(rows)} signers in {store}")
+        say(f"{row['fingerprint']}  {row['name'] or '-'}  {(row['refused'] or 'trusted').removeprefix('it is ')}")
+    say(f"{counted(len(rows), 'signer')} in {store}")
     return 0
 
 

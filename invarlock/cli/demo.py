@@ -27,7 +27,7 @@ def add_demo(subparsers: Commands) -> None:
     """Add the command ``demo``."""
     parser = subparsers.add_parser(
         "demo",
-        help="write a small model, a 4-bit copy of it, and a text, for a first try of evaluate",
+        help="write a small model, a 4-bit copy of it, and a text, to try out evaluate",
         epilog=NO_REPORTS,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new folder for base, w4a16 and heldout.txt")

@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 from pathlib import Path
+from textwrap import fill
 
 from invarlock.boundary import Commands
 from invarlock.catalog.cases import Case, plan_cases
@@ -33,6 +34,8 @@ BASE_MEMORY_GB = 16
 SUBJECTS = 4
 # The category of scenarios that only run when they are named.
 OPT_IN = "deployable"
+EXAMPLE = """example:
+  invarlock fleet manifest rayjob -m smoke --image IMAGE --pods 2 --claim work"""
 KINDS = {"job": indexed_job, "rayjob": ray_job}
 
 
@@ -43,10 +46,14 @@ def add_fleet(commands: Commands) -> None:
     manifest = inner.add_parser(
         "manifest",
         help="an Indexed Job of shards, or a RayJob of KubeRay",
-        description="Write a YAML manifest that runs a shipped suite on a Kubernetes cluster: an Indexed Job, whose "
-        "pods run shards that 'merge' joins, or a RayJob of KubeRay, whose workers run the pieces of a fleet. Nothing "
-        "is sent to a cluster; apply the manifest with kubectl.",
-        epilog=f"{NO_REPORTS} example: invarlock fleet manifest rayjob -m smoke --image IMAGE --pods 2 --claim work",
+        description=fill(
+            "Write a YAML manifest that runs a shipped suite on a Kubernetes cluster: an Indexed Job, whose pods run "
+            "shards that 'merge' joins, or a RayJob of KubeRay, whose workers run the pieces of a fleet. Nothing is "
+            "sent to a cluster; apply the manifest with kubectl.",
+            78,
+        ),
+        epilog=f"{fill(NO_REPORTS, 78)}\n\n{EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     manifest.add_argument("kind", choices=sorted(KINDS), help="job: Indexed Job of shards; rayjob: a fleet on KubeRay")
     manifest.add_argument("-m", dest="suite", required=True, metavar="SUITE", help="the suite, such as full")

@@ -35,7 +35,7 @@ def _section(name: str, parser: argparse.ArgumentParser) -> list[str]:
     """Return the section of a command, and of the commands below it."""
     lines = [f"### `{name}`", ""]
     if parser.description:
-        lines += [_cell(parser.description), ""]
+        lines += [" ".join(_cell(parser.description).split()), ""]
     rows = [(_names(action), _cell(action.help or "")) for action in _arguments(parser)]
     if rows:
         lines += ["| argument | meaning |", "| --- | --- |", *(f"| {names} | {text} |" for names, text in rows), ""]

@@ -392,6 +392,7 @@ def test_the_trust_commands_print_what_they_did(tmp_path: Path) -> None:
 
     assert added.stdout == f"trusted: {fingerprint(key.public)} in {path}\n"
     assert "them  it was trusted until 2020-01-01T00:00:00Z" in listed.stdout
+    assert listed.stdout.endswith(f"\n1 signer in {path}\n")
     assert revoked.returncode == 0
     assert json.loads(after.stdout)[0]["refused"] == "it is revoked"
     assert (wrong.returncode, "not the PEM file of an Ed25519 public key" in wrong.stderr) == (2, True)

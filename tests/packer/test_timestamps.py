@@ -196,7 +196,7 @@ def test_the_command_records_since_when_a_signer_is_revoked(real_run: Any, tmp_p
     (entry,) = read_trust_store(store)
     assert (entry.revoked, entry.revoked_since) == (True, datetime(2026, 5, 1, tzinfo=UTC))
     listed = packer("trust", "list", "--trust-store", store).stdout
-    assert "it is revoked since 2026-05-01T00:00:00Z" in listed
+    assert "  revoked since 2026-05-01T00:00:00Z" in listed
 
 
 @pytest.mark.parametrize("gone", [True, False])

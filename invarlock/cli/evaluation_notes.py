@@ -9,6 +9,8 @@ from typing import Any
 from invarlock.checkpoints.layout import find_gguf, is_adapter, tokenizer_files
 from invarlock.guards.invariants import undeclared_changes
 
+VOWELS = frozenset("aeiou")
+
 
 def evaluation_notes(report: Mapping[str, Any], subject: Path | None) -> Iterator[str]:
     """Yield lines about a report: equal checkpoints, models of two kinds, undeclared sizes, a missing tokenizer.
@@ -29,7 +31,17 @@ def evaluation_notes(report: Mapping[str, Any], subject: Path | None) -> Iterato
 def _about_structure(raw: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
     kinds = [raw[side]["config"].get("model_type") for side in ("baseline", "subject")]
     if kinds[0] != kinds[1]:
-        yield f"the baseline is of the kind {kinds[0]}, the subject {kinds[1]}; was it made from this baseline?"
-    elif not report["invariants"]["passed"] and (lacking := undeclared_changes(raw, report["edit"])):
+        baseline, subject = map(_model_of_kind, kinds)
+        yield f"the baseline is {baseline}, the subject {subject}; was it made from this baseline?"
+    elif report["scoring"]["not_scored"] is not None or report["invariants"]["passed"]:
+        # a declaration would not help a subject that cannot be loaded
+        return
+    elif lacking := undeclared_changes(raw, report["edit"]):
         declared = " ".join(f"--expect {change}" for change in lacking)
         yield f"if the change of structure is intended, declare it: {declared}"
+
+
+def _model_of_kind(kind: str | None) -> str:
+    if kind is None:
+        return "a model of an unknown kind"
+    return f"{'an' if kind[:1].lower() in VOWELS else 'a'} {kind} model"

@@ -62,8 +62,11 @@ def test_a_copy_of_the_baseline_is_named_as_one(base: Path, tmp_path: Path) -> N
     assert note not in other
 
 
-def with_a_larger_vocabulary(folder: Path) -> Path:
-    """Write a model whose embedding and head have eight more rows, as a tool leaves it that pads them."""
+def with_a_larger_vocabulary(folder: Path, *, in_config: bool = True) -> Path:
+    """Write a model whose embedding and head have eight more rows, as a tool leaves it that pads them.
+
+    It cannot be loaded unless its config says so too.
+    """
     write_baseline("mistral-tiny", folder)
     tensors = load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_bytes())
@@ -71,7 +74,8 @@ def with_a_larger_vocabulary(folder: Path) -> Path:
         if name in tensors:
             tensors[name] = torch.cat([tensors[name], tensors[name][:8]])
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
+    if in_config:
+        (folder / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
     return folder
 
 
@@ -88,12 +92,22 @@ def test_a_change_of_structure_that_is_not_declared_says_how_to_declare_it(base:
     assert "declare it" not in after
 
 
+def test_no_change_is_to_be_declared_of_a_subject_that_cannot_be_loaded(base: Path, tmp_path: Path) -> None:
+    subject = with_a_larger_vocabulary(tmp_path / "padded", in_config=False)
+
+    code, report, output = evaluate_small(base, subject, tmp_path / "out")
+
+    assert code == 1
+    assert "cannot be loaded" in report["scoring"]["not_scored"]
+    assert "declare it" not in output
+
+
 def test_a_subject_of_another_kind_of_model_is_named_as_one(base: Path, tmp_path: Path) -> None:
     write_baseline("qwen2-tiny", tmp_path / "foreign")
 
     _, report, output = evaluate_small(base, tmp_path / "foreign", tmp_path / "out")
 
-    note = "note: the baseline is of the kind mistral, the subject qwen2; was it made from this baseline?"
+    note = "note: the baseline is a mistral model, the subject a qwen2 model; was it made from this baseline?"
     assert note in output.splitlines()
     assert report["subject"]["name"] == "foreign"
     assert "foreign (custom" in (tmp_path / "out/evaluation.html").read_text()

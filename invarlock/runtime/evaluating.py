@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
         problems.append(f"--output-dir: {parent} does not exist; create it")
     elif not writable_by(parent, caller()):
         user = caller().user
-        problems.append(f"--output-dir: {parent}: not writable for the container's user ({user}); run: chown {user}")
+        chown = shlex.join(["chown", str(user), str(parent)])
+        problems.append(f"--output-dir: {parent}: not writable for the container's user ({user}); run: {chown}")
     on_gpus = inputs.device == "cuda" or (inputs.device is None and DRIVER.exists())
     engine = image = None
     try:

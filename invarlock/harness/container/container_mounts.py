@@ -7,6 +7,7 @@ writable.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writ
         # an offline run only reads the cache of the hub's client
         needed = settings.net or path in temporary or path == _preset_cache(settings)
         if needed and path.is_dir() and not writable_by(path, by):
-            yield f"{path}: {not_writable(by.user)}"
+            yield f"{path}: {not_writable(path, by.user)}"
 
 
 def _pack_problems(settings: Settings, checkout: list[Path], writable: WritablePaths) -> Iterator[str]:
@@ -116,12 +117,13 @@ def _pack_problems(settings: Settings, checkout: list[Path], writable: WritableP
             "elsewhere, or leave it out"
         )
     elif not writable_by(parent, caller()):
-        yield f"--pack-dir: {parent}: {not_writable(caller().user)}"
+        yield f"--pack-dir: {parent}: {not_writable(parent, caller().user)}"
 
 
-def not_writable(user: int) -> str:
+def not_writable(path: Path, user: int) -> str:
     """Describe the problem, with its remedy, of a folder that the container's user cannot write to."""
-    return f"the container's user ({user}) cannot write it; run chown {user}, give another folder, {ON_THE_HOST}"
+    chown = shlex.join(["chown", str(user), str(path)])
+    return f"the container's user ({user}) cannot write it; run {chown}, give another folder, {ON_THE_HOST}"
 
 
 def _checkout(config: pytest.Config, folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import pytest
 from processes import QUICK, invarlock_process
 from stand_in_engine import IMAGE, lay_down
 
+from invarlock.harness.container.container_mounts import not_writable
 from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
@@ -224,3 +225,7 @@ def test_listing_cases_starts_no_container(run_pytest: RunPytest, path: Path) ->
 
     assert ran.status == 0, ran.output
     assert not log.exists()
+
+
+def test_a_folder_that_the_containers_user_cannot_write_is_named_in_the_remedy() -> None:
+    assert "run chown 1000 '/runs of mine', give another folder" in not_writable(Path("/runs of mine"), 1000)

@@ -65,6 +65,12 @@ def test_help_lists_the_exit_codes_of_commands_of_packs(
     assert all(f"; {code.value} {code.meaning}" in printed for code in ExitCode if code > ExitCode.GATE), printed
 
 
+def test_an_example_and_each_action_of_trust_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "\nexample:\n  invarlock fleet manifest rayjob" in helped(capsys, "fleet", "manifest")
+    assert "Add a signer to the trust store" in helped(capsys, "trust", "add")
+    assert "List the signers in the trust store" in helped(capsys, "trust", "list")
+
+
 def test_help_and_version_import_no_library_that_takes_long() -> None:
     code = (
         "import sys\nfrom invarlock.cli import main\n"

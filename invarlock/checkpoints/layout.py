@@ -53,6 +53,7 @@ PICKLES = ("pytorch_model*.bin", "consolidated*.pth", "*.pt")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 GGUF_SUFFIX = ".gguf"
 _GGUF_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,213}")
 
 
@@ -180,8 +181,12 @@ def shard_names(folder: Path, index: ShardIndex | None) -> tuple[str, ...]:
 def no_folder(folder: Path) -> CheckpointError:
     """Return the error for a path that is not a folder."""
     words = "is a file; give the folder of the" if folder.exists() else "no such folder; give a"
+    hub = ""
+    if _HUB_ID.fullmatch(str(folder)) and not folder.parent.exists():
+        download = f"hf download {folder} --local-dir {folder.name}"
+        hub = f"; to use a model of the hub, download it first: {download}, and give {folder.name}"
     return CheckpointError(
-        f"{folder}: {words} checkpoint with config.json and safetensors", code=Code.CHECKPOINT_UNUSABLE
+        f"{folder}: {words} checkpoint with config.json and safetensors{hub}", code=Code.CHECKPOINT_UNUSABLE
     )
 
 

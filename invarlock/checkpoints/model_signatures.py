@@ -120,7 +120,7 @@ def read_signature(folder: Path, wanted: RequiredSignature) -> ModelSignature:
     Raises:
         CheckpointError: when the signature is missing or cannot be read.
     """
-    path = _signature_file(folder)
+    path = signature_file(folder)
     try:
         bundle = json.loads(read_file(path, limit_bytes=MAX_SIGNATURE_BYTES))
         return _described(bundle, _statement(bundle), wanted)
@@ -136,7 +136,7 @@ def verify_signature(folder: Path, wanted: RequiredSignature) -> ModelSignature:
         UsageError: when the library is not installed.
     """
     library = _library()
-    where, path = checkpoint_folder(folder), _signature_file(folder)
+    where, path = checkpoint_folder(folder), signature_file(folder)
     try:
         bundle = json.loads(read_file(path, limit_bytes=MAX_SIGNATURE_BYTES))
         statement = _statement(bundle)
@@ -157,7 +157,12 @@ def verify_signature(folder: Path, wanted: RequiredSignature) -> ModelSignature:
     return found
 
 
-def _signature_file(folder: Path) -> Path:
+def signature_file(folder: Path) -> Path:
+    """Return the file of a checkpoint's signature.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
     path = checkpoint_folder(folder) / SIGNATURE_FILE
     if not path.is_file():
         raise CheckpointError(

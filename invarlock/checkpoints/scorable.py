@@ -2,7 +2,7 @@
 
 Example::
 
-    check_scorable(Path("gpt2"), seq_len=2048)     # UsageError: 2048 tokens, the model has positions for 1024
+    check_scorable(Path("gpt2"), seq_len=2048)     # UsageError: it exceeds the context of 1024 tokens
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_scorable(folder: Path, seq_len: int) -> None:
     positions = max_positions(config)
     if positions is not None and seq_len > positions:
         raise UsageError(
-            f"{folder}: windows of {seq_len} tokens, and the model has positions for {positions}; "
+            f"{folder}: --seq-len {seq_len} exceeds the model's context of {positions} tokens; "
             f"use --seq-len {positions} or less",
             code=Code.SETTING_INVALID,
         )

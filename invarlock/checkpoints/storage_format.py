@@ -113,8 +113,8 @@ def check_dense(folder: Path) -> CheckpointFiles:
     if storage.quantisation is not None:
         form = next(one for one in READERS if one.name == storage.format)
         raise CheckpointError(
-            f"{folder}: stored as {form.name}, usually by {form.tools}; a packed checkpoint can be a subject, and a "
-            "baseline is a dense one: name the model that was quantised"
+            f"{folder}: stored as {form.name}, usually by {form.tools}; only the subject may be packed, and the "
+            "baseline must be dense: name the model that was quantised"
         )
     return checkpoint.files
 

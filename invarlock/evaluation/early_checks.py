@@ -11,9 +11,11 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from invarlock.checkpoints.layout import check_fetched, find_gguf, is_adapter, no_folder, tokenizer_files
+from invarlock.checkpoints.model_signatures import signature_file
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import TOKENIZER_FILE, check_dense, open_checkpoint
@@ -31,8 +33,8 @@ from invarlock.errors import (
 from invarlock.evaluation.pair_documents import check_documents
 from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.text_files import has_rows, read_local_text
+from invarlock.judgement.expectations import parse_expectations
 from invarlock.problems import Code
-from invarlock.reports.tiers import profile_windows
 
 # Each kept token has an id and a log-probability.
 KEPT_BYTES = 8
@@ -40,6 +42,8 @@ KEPT_BYTES = 8
 LOADED_BYTES = 2
 # A text with more bytes per needed token is long enough in any language; tokenising it here would do the work twice.
 ENOUGH_BYTES_PER_TOKEN = 16
+# Each token but the first of a window is predicted.
+MIN_SEQ_LEN = 2
 # Device files of NVIDIA's driver, WSL and ROCm.
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 
@@ -53,6 +57,9 @@ def check_pair(request: PairRequest, target: Path) -> None:
     """
     checks = Checks()
     checks.run(lambda: check_request(request, target))
+    checks.run(lambda: parse_expectations(request.expect))
+    checks.run(lambda: _check_seq_len(request.seq_len))
+    checks.run(lambda: _check_attention(request.attention))
     baseline = request.baseline
     files = checks.run(lambda: _is_there(baseline) and check_dense(baseline))
     if isinstance(files, CheckpointFiles):
@@ -62,6 +69,10 @@ def check_pair(request: PairRequest, target: Path) -> None:
         checks.run(lambda: check_documents(request))
     if request.subject is not None:
         _check_subject(request.subject, request, checks, has_baseline=files is not None)
+    for wanted in request.model_signatures:
+        folder = request.baseline if wanted.side == "baseline" else request.subject
+        if folder is not None and folder.exists():
+            checks.run(partial(signature_file, folder))
     for text in request.texts:
         checks.run(partial(_check_text, request, text))
     checks.run(lambda: _check_text_field(request))
@@ -72,9 +83,7 @@ def check_pair(request: PairRequest, target: Path) -> None:
 
 def window_count(request: PairRequest) -> int:
     """Return the number of windows that are scored, over all texts."""
-    preview, final = profile_windows(request.profile)
-    windows = (request.preview_windows or preview) + (request.final_windows or final)
-    return len(request.texts) * windows
+    return len(request.texts) * sum(request.window_counts)
 
 
 def kept_bytes(request: PairRequest) -> int:
@@ -175,9 +184,7 @@ def _check_text(request: PairRequest, text: Path) -> None:
     if not text.exists():
         raise MissingFileError(f"{text}: no such file; name a text to score on with --text", code=Code.FILE_MISSING)
     source = read_local_text(text, request.text_field)
-    preview, final = profile_windows(request.profile)
-    windows = (request.preview_windows or preview) + (request.final_windows or final)
-    check_text_length(request.baseline, source.text, text, request.seq_len, windows)
+    check_text_length(request.baseline, source.text, text, request.seq_len, sum(request.window_counts))
 
 
 def _check_memory(files: CheckpointFiles, device: str | None) -> None:
@@ -193,12 +200,33 @@ def _check_memory(files: CheckpointFiles, device: str | None) -> None:
 def _check_disk(request: PairRequest, target: Path) -> None:
     needed = kept_bytes(request)
     above = next((folder for folder in target.absolute().parents if folder.is_dir()), None)
-    free = needed if above is None else shutil.disk_usage(above).free
+    if above is None:
+        return
+    disk = shutil.disk_usage(above)
+    if disk.total == 0:
+        raise OutputError(
+            f"--output-dir: {target} cannot be written, {above} is not on a disk; give another path",
+            code=Code.OUTPUT_UNWRITABLE,
+        )
+    free = disk.free
     if free < needed:
         raise OutputError(
             f"--output-dir: {target} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; free some space, "
             "or use fewer windows or a smaller --top-k",
             code=Code.OUTPUT_UNWRITABLE,
+        )
+
+
+def _check_seq_len(seq_len: int) -> None:
+    if seq_len < MIN_SEQ_LEN:
+        raise UsageError(f"--seq-len must be at least {MIN_SEQ_LEN}", code=Code.USAGE_INVALID)
+
+
+def _check_attention(attention: str) -> None:
+    if attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise UsageError(
+            f"--attention {attention}: flash-attn is not installed; install flash-attn, or leave --attention out",
+            code=Code.EXTRA_NOT_INSTALLED,
         )
 
 

@@ -74,7 +74,6 @@ from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, RuntimeImage, edit_metadata, runtime_manifest
-from invarlock.reports.tiers import profile_windows
 from invarlock.stages import stage
 from invarlock.staging import staging_folder
 
@@ -209,11 +208,11 @@ def _evaluate_served(
 
 
 def _setup(request: PairRequest, preset: Preset | None) -> Setup:
-    preview, final = profile_windows(request.profile)
+    preview, final = request.window_counts
     plan = WindowPlan(
         seq_len=request.seq_len,
-        preview=request.preview_windows or preview,
-        final=request.final_windows or final,
+        preview=preview,
+        final=final,
         seed=request.seed,
         batch_size=request.batch_size,
         top_k=request.top_k,

@@ -109,6 +109,15 @@ def _check_report(request: PairRequest, path: Path, name: str) -> None:
         "dataset.seq_len": (dataset["seq_len"], request.seq_len),
         "dataset.tokenizer_sha256": (dataset["tokenizer_sha256"], tokenizer_digest(request.baseline)),
     }
+    measured = dataset["windows"]["preview"], dataset["windows"]["final"]
+    wanted = tuple(len(request.texts) * count for count in request.window_counts)
+    if measured != wanted:
+        raise EvaluationError(
+            f"measured with {measured[0]} + {measured[1]} windows, here {wanted[0]} + {wanted[1]}; use the same "
+            "numbers, or leave --baseline-report out",
+            code=Code.BASELINE_IMPLAUSIBLE,
+            where=str(path),
+        )
     wrong = [what for what, (found, wanted) in pairs.items() if found != wanted]
     if wrong:
         raise another_setup(path, wrong[0])

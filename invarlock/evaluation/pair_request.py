@@ -17,6 +17,7 @@ from invarlock.evaluation.served.client import server_url
 from invarlock.problems import Code
 from invarlock.reports.policy import resolve_policy, slice_overrides
 from invarlock.reports.sidecars import RuntimeImage
+from invarlock.reports.tiers import profile_windows
 from invarlock.staging import check_can_be_made
 
 
@@ -61,6 +62,12 @@ class PairRequest:
     def texts(self) -> tuple[Path, ...]:
         """Return the file of the text, or the files of all slices."""
         return (self.text,) if isinstance(self.text, Path) else tuple(self.text.values())
+
+    @property
+    def window_counts(self) -> tuple[int, int]:
+        """Return the numbers of preview and final windows of each text."""
+        preview, final = profile_windows(self.profile)
+        return self.preview_windows or preview, self.final_windows or final
 
     @property
     def folders(self) -> tuple[Path, ...]:

@@ -54,7 +54,7 @@ def read_text_files(provider: str, paths: Sequence[Path], field: str) -> SourceT
     data = text.encode("utf-8")
     if not data:
         raise EvaluationError(
-            f"{paths[0] if paths else provider}: there is no text in it; use another", code=Code.TEXT_UNUSABLE
+            f"{paths[0] if paths else provider}: {_why_empty(paths)}; use another", code=Code.TEXT_UNUSABLE
         )
     if len(data) > MAX_TEXT_BYTES:
         raise too_long(str(paths[0]))
@@ -85,6 +85,11 @@ def _kind(path: Path) -> tuple[str, str]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     return (suffixes[-1] if suffixes else ""), compression
+
+
+def _why_empty(paths: Sequence[Path]) -> str:
+    is_empty = bool(paths) and not any(path.stat().st_size for path in paths)
+    return "the file is empty" if is_empty else "has no text"
 
 
 def _parts(path: Path, field: str) -> list[str]:
@@ -133,7 +138,8 @@ def _fields(path: Path, rows: Sequence[tuple[str, Any]], field: str) -> list[str
     for where, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
             raise EvaluationError(
-                f"{where}: each must be an object with a text {field!r}; --text-field names another",
+                f"{where}: every {where.partition(' ')[0]} must be a JSON object with a string field {field!r}; "
+                "--text-field names another field",
                 code=Code.TEXT_UNUSABLE,
                 where=str(path),
             )

@@ -57,7 +57,7 @@ def parse_expectation(given: str) -> Expectation:
     """
     found = _FORM.fullmatch(given)
     if found is None:
-        raise UsageError(f"--expect: {given[:40]!r} declares nothing; write {FORMS}", code=Code.USAGE_INVALID)
+        raise UsageError(f"--expect: {given[:40]!r} is not a structural change; write {FORMS}", code=Code.USAGE_INVALID)
     what, sign, number = (part for part in found.groups() if part is not None)
     return Expectation(cast(Any, what), cast(Any, sign), int(number))
 

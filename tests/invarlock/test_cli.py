@@ -104,6 +104,7 @@ def test_a_baselines_report_is_reused_and_one_of_another_setup_is_refused(
 
     again = evaluate(baseline, quantised, tmp_path / "second", "--baseline-report", given)
     other = evaluate(baseline, quantised, tmp_path / "third", "--baseline-report", given, "--seed", "5")
+    fewer = evaluate(baseline, quantised, tmp_path / "fourth", "--baseline-report", given, "--final-windows", "9")
 
     assert again.returncode == 0, again.stderr
     first, second = (load(tmp_path / name / "evaluation.report.json") for name in ("first", "second"))
@@ -112,6 +113,9 @@ def test_a_baselines_report_is_reused_and_one_of_another_setup_is_refused(
     last = other.stderr.splitlines()[-1]
     assert (other.returncode, last.startswith("error: "), "Traceback" in other.stderr) == (2, True, False)
     assert "of another setup, seeds differs" in other.stderr
+    counts = first["dataset"]["windows"]
+    said = f"measured with {counts['preview']} + {counts['final']} windows, here {counts['preview']} + 9; use the same"
+    assert (fewer.returncode, said in fewer.stderr) == (2, True), fewer.stderr
     assert not (tmp_path / "third").exists()
 
 

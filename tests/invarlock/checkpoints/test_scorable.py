@@ -34,7 +34,7 @@ def test_a_window_longer_than_the_positions_names_both_numbers(tmp_path: Path) -
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_positions": 256}))
 
     check_scorable(tmp_path, 256)
-    with pytest.raises(UsageError, match="windows of 512 tokens, and the model has positions for 256"):
+    with pytest.raises(UsageError, match="--seq-len 512 exceeds the model's context of 256 tokens"):
         check_scorable(tmp_path, 512)
 
 

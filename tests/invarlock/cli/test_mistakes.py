@@ -134,6 +134,7 @@ def evaluate(**changes: str) -> str:
 C = Code
 MISTAKES: dict[str, tuple[str, int, Sequence[Code]]] = {
     "missing baseline": (evaluate(baseline="{none}"), 2, [C.CHECKPOINT_UNUSABLE]),
+    "a model of the hub": (evaluate(baseline="Qwen/Qwen2-0.5B"), 2, [C.CHECKPOINT_UNUSABLE]),
     "missing subject": (evaluate(subject="{none}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "missing text": (evaluate(text="{none}"), 3, [C.FILE_MISSING]),
     "everything is missing": (
@@ -174,6 +175,16 @@ MISTAKES: dict[str, tuple[str, int, Sequence[Code]]] = {
     ),
     "an output folder that exists": (evaluate(output_dir="{exists}"), 2, [C.OUTPUT_EXISTS]),
     "an output folder below a file": (evaluate(output_dir="{file}/out"), 2, [C.OUTPUT_UNWRITABLE]),
+    "an output folder that is not on a disk": (evaluate(output_dir="/proc/out"), 2, [C.OUTPUT_UNWRITABLE]),
+    "a change that is none": (evaluate(expect="foo"), 2, [C.USAGE_INVALID]),
+    "a window of one token": (evaluate(seq_len="1"), 2, [C.USAGE_INVALID]),
+    "an attention that is not installed": (
+        evaluate(attention="flash_attention_2"), 2, [C.EXTRA_NOT_INSTALLED],
+    ),
+    "a model signature of another form": (evaluate(model_signature="subject"), 2, [C.USAGE_INVALID]),
+    "a model signature that is missing": (
+        evaluate(model_signature="subject=key:{key.pub.pem}"), 2, [C.MODEL_SIGNATURE_MISSING],
+    ),
     "an output folder that needs more disk": (evaluate(top_k="99999999"), 2, [C.OUTPUT_UNWRITABLE]),
     "an edit label with spaces": (evaluate(edit_label="{good}"), 2, [C.USAGE_INVALID]),
     "a preset that is missing": (evaluate(preset="{none}"), 2, [C.PRESET_UNUSABLE]),
@@ -236,10 +247,7 @@ MISTAKES: dict[str, tuple[str, int, Sequence[Code]]] = {
 
 def words(line: str, here: Path) -> list[str]:
     """Return the words of a command line, each name in braces as a path in the folder."""
-    return [
-        word if "{" not in word else str(here / word[1:].replace("}", "")) if word[0] == "{" else word
-        for word in line.split()
-    ]
+    return [re.sub(r"\{([^}]+)\}", lambda name: str(here / name[1]), word) for word in line.split()]
 
 
 def end(given: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, list[Code]]:
@@ -316,6 +324,12 @@ def test_all_problems_are_printed(here: Path, capsys: pytest.CaptureFixture[str]
     [
         ("a pointer of Git LFS", "git lfs pull"),
         ("a checkpoint of pickles alone", "pytorch_model.bin"),
+        ("a model of the hub", "download it first: hf download Qwen/Qwen2-0.5B --local-dir Qwen2-0.5B"),
+        ("an output folder that is not on a disk", "/proc/out cannot be written"),
+        ("a change that is none", "--expect: 'foo' is not a structural change; write vocabulary+8"),
+        ("a window of one token", "--seq-len must be at least 2"),
+        ("an attention that is not installed", "install flash-attn, or leave --attention out"),
+        ("an empty text", "empty.txt: the file is empty"),
         ("an unknown tier", "did you mean balanced?"),
         ("no options", "invarlock evaluate --help"),
         ("an unknown option", "invarlock evaluate --help"),

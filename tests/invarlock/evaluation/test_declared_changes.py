@@ -43,7 +43,7 @@ def test_an_expectation_is_written_as_it_is_read(number: int, form: str) -> None
     "words", ["", "vocabulary", "vocabulary-8", "layers+1", "layers=0", "width+64", "depth=4", "vocabulary+08"]
 )
 def test_a_declaration_without_content_is_refused(words: str) -> None:
-    with pytest.raises(UsageError, match=r"--expect: .* declares nothing; write vocabulary"):
+    with pytest.raises(UsageError, match=r"--expect: .* is not a structural change; write vocabulary"):
         parse_expectation(words)
 
 

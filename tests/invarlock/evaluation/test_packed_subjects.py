@@ -283,7 +283,7 @@ def test_a_packed_baseline_is_refused_in_one_line(
     assert evaluate(tmp_path, packed, bank.base) == 2
 
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "a baseline is a dense one" in line
+    assert "the baseline must be dense" in line
 
 
 class CountedReads:

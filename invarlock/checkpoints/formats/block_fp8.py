@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from invarlock.checkpoints.formats.folder import CheckpointFolder
 from invarlock.checkpoints.formats.interface import PACKING, Defect, Quantisation, unreadable
+from invarlock.checkpoints.formats.module_patterns import begins
 from invarlock.checkpoints.formats.packed import (
     PackedCheckpoint,
     PackedTensor,
@@ -24,7 +25,6 @@ from invarlock.checkpoints.formats.packed import (
     stored_dtype,
     texts,
 )
-from invarlock.checkpoints.formats.patterns import begins
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
 if TYPE_CHECKING:

@@ -37,3 +37,11 @@ def matches(pattern: str, module: str) -> bool:
         raise UnusablePatternError(f"the pattern {pattern[:40]!r} takes too long to match") from None
     except regex.error as error:
         raise UnusablePatternError(f"the pattern {pattern[:40]!r} is not a regular expression: {error}") from None
+
+
+def begins(pattern: str, module: str, end: str = "") -> bool | None:
+    """Return whether a pattern, and ``end`` after it, match the beginning of a name; None if it cannot be evaluated."""
+    try:
+        return matches(f"(?:{pattern}){end}", module)
+    except UnusablePatternError:
+        return None

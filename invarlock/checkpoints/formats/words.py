@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from invarlock.checkpoints.formats.folder import CheckpointFolder
 from invarlock.checkpoints.formats.interface import PACKING, Defect, Format, Quantisation, unreadable
+from invarlock.checkpoints.formats.module_patterns import begins
 from invarlock.checkpoints.formats.packed import PackedCheckpoint, PackedTensor, shape_defects
-from invarlock.checkpoints.formats.patterns import begins
 from invarlock.checkpoints.formats.roles import left_dense
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 

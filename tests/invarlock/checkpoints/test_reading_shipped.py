@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -838,11 +839,12 @@ def test_the_group_size_of_single_modules_is_read_from_the_config(
     others = [module for module in changes.get("dynamic", {}) | changes.get("extra_config", {}) if "up_proj" in module]
     folder, whole = restore(name, tmp_path / "subject"), restore(name, tmp_path / "whole")
     edit_tensors(folder, lambda tensors: with_groups_of_64(tensors, UP))
-    if len(others) > 1:
-        edit_tensors(folder, lambda tensors: [one_group(tensors, f"model.layers.{i}.mlp.up_proj") for i in (1, 2, 3)])
+    for layer in (1, 2, 3) if len(others) > 1 else ():
+        edit_tensors(folder, partial(one_group, module=f"model.layers.{layer}.mlp.up_proj"))
     edit_quantisation(folder, **changes)
     modules = sorted({key.removesuffix(".scales") for key in load_file(whole / "model.safetensors") if "scales" in key})
-    edit_tensors(whole, lambda tensors: [with_groups_of_64(tensors, module) for module in modules])
+    for module in modules:
+        edit_tensors(whole, partial(with_groups_of_64, module=module))
     edit_quantisation(whole, group_size=64)
 
     checkpoint = open_checkpoint(folder)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from shipped_checkpoints import restore
 
 from invarlock.checkpoints.formats.interface import Defect
-from invarlock.checkpoints.formats.module_patterns import UnusablePatternError, matches
+from invarlock.checkpoints.formats.module_patterns import UnusablePatternError, begins, matches
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.errors import CheckpointError
 
@@ -149,3 +149,13 @@ def test_a_group_without_weights_concerns_activations_alone(tmp_path: Path) -> N
     assert open_checkpoint(folder).check() == ()
     with pytest.raises(CheckpointError, match="its config has no group with weights"):
         open_checkpoint(alone)
+
+
+@pytest.mark.parametrize("pattern", ["[", "a" * 600, "*"])
+def test_a_pattern_that_cannot_be_evaluated_gives_no_answer(pattern: str) -> None:
+    assert begins(pattern, "a" * 60) is None
+
+
+def test_an_end_follows_every_alternative() -> None:
+    assert begins("a|ab", "abc", "$") is False
+    assert begins("a|abc", "abc", "$") is True

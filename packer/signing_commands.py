@@ -16,6 +16,7 @@ from invarlock.packer.trust.file_access import key_warnings, store_warnings
 
 from invarlock.errors import UsageError
 from invarlock.output import say, say_error, say_json
+from invarlock.pages.parts import counted
 from invarlock.problems import Code
 
 if TYPE_CHECKING:
@@ -103,8 +104,6 @@ def trust_list(options: Namespace) -> int:
     """Print the signers of the trust store."""
     # imported here to keep --help fast
     from invarlock.packer.trust.signers import read_trust_store
-
-    from invarlock.pages.parts import counted
 
     store = _store(options)
     if not store.exists() and options.trust_store is None:

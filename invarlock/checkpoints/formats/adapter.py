@@ -235,7 +235,7 @@ def _whole_tensors(base: Mapping[str, TensorEntry], stored: Mapping[str, TensorE
         name = _adapted(one)
         if one.endswith((*ENDINGS, *EMBEDDING_ENDINGS)) or not one.endswith(WHOLE_ENDINGS) or name not in base:
             continue
-        if (name.rpartition(".")[0] in changed) == (".base_layer." in one):
+        if one.startswith(PREFIX) and (name.rpartition(".")[0] in changed) == (".base_layer." in one):
             found[name] = one
     return found
 

@@ -783,13 +783,15 @@ def test_a_whole_tensor_that_peft_would_not_load_is_not_read(tmp_path: Path) -> 
     beside = own_adapter(tmp_path / "beside", {**parts, HEAD: weights[HEAD] * 2})
     alone = own_adapter(tmp_path / "alone", {"lm_head.base_layer.weight": weights[HEAD]})
     unknown = own_adapter(tmp_path / "unknown", {"model.other.weight": weights[HEAD]})
+    bare = own_adapter(tmp_path / "bare", {})
+    save_file({HEAD: weights[HEAD]}, bare / "adapter_model.safetensors", metadata={"format": "pt"})
 
     read = open_checkpoint(beside, base)
-    found = [open_checkpoint(folder, base).check() for folder in (alone, unknown)]
+    found = [open_checkpoint(folder, base).check() for folder in (alone, unknown, bare)]
 
     assert read.check() == ()
     assert torch.equal(read.read(HEAD), (weights[HEAD].float() + (high @ low) * 3.0).bfloat16())
-    assert [[defect.tensor for defect in defects] for defects in found] == [[HEAD], ["model.other.weight"]]
+    assert [[defect.tensor for defect in defects] for defects in found] == [[HEAD], ["model.other.weight"], [HEAD]]
 
 
 @pytest.mark.parametrize(

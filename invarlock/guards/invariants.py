@@ -29,6 +29,8 @@ Violation = dict[str, str]
 SPACIOUS = 1.75
 # 4-bit packing saves more than this even if unchanged embeddings are most of a model, as in Gemma 3 270M.
 BARELY_SMALLER = 0.9
+# The kind of a defect that may change nothing.
+DOUBT = "doubt"
 # Dtypes that differ only in the precision of their numbers, and their bytes.
 PRECISIONS = {"BF16": 2, "F16": 2, "F32": 4}
 # No bias is longer; the largest vocabularies have some 300,000 tokens.
@@ -183,7 +185,8 @@ def _is_tied(side: Facts) -> bool:
 def _storage_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
     """Yield problems of the storage of packed weights, and a warning if packing saves little."""
     for defect in subject["defects"]:
-        yield _violation(defect["tensor"], defect["kind"], defect["reason"])
+        severity = "warn" if defect["kind"] == DOUBT else "fail"
+        yield _violation(defect["tensor"], defect["kind"], defect["reason"], severity)
     own, base = subject["storage"], baseline["storage"]
     if own["quantisation"] is None or not own["packed_weights"]:
         return

@@ -113,7 +113,7 @@ class GgufCheckpoint:
 
         They include contradictions between the metadata and the baseline's config, positions and tokens.
         """
-        stated = metadata_defects(self.parts[0], self.base.config, self.base.folder)
+        stated = metadata_defects(self.parts[0], self._stored, self.base.config, self.base.folder)
         found = {*self.defects, *stated, *self._broken_scales()}
         return tuple(sorted(found, key=lambda defect: (defect.tensor, defect.reason)))
 
@@ -221,7 +221,7 @@ class GgufFormat:
                 "it as the subject of that model"
             )
         library = _library(paths[0])
-        sizes = {int(kind): size for kind, size in library.GGML_QUANT_SIZES.items()}
+        sizes = _block_sizes(library)
         parts = tuple(read_gguf(path, sizes) for path in paths)
         architecture = parts[0].metadata.get("general.architecture")
         conversion = CONVERSIONS.get(str(architecture))
@@ -269,6 +269,20 @@ class GgufFormat:
 
 
 FORMAT = GgufFormat()
+
+
+def read_metadata(path: Path) -> Mapping[str, Any] | None:
+    """Return the metadata of the GGUF file at a path or in a folder; None if there is no such file.
+
+    Raises:
+        CheckpointError: when the ``gguf`` package or a part is missing, or the header is malformed.
+    """
+    paths = find_gguf(path)
+    return read_gguf(paths[0], _block_sizes(_library(paths[0]))).metadata if paths else None
+
+
+def _block_sizes(library: Any) -> dict[int, tuple[int, int]]:
+    return {int(kind): size for kind, size in library.GGML_QUANT_SIZES.items()}
 
 
 def _library(path: Path) -> Any:

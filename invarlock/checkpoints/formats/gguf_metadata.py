@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.checkpoints.formats.gguf_file import GgufFile, GgufTensor
-from invarlock.checkpoints.formats.interface import METADATA, Defect, Quantisation
+from invarlock.checkpoints.formats.gguf_positions import RELATIVE, number, position_problems
+from invarlock.checkpoints.formats.interface import DOUBT, METADATA, Defect, Quantisation
+from invarlock.checkpoints.layout import tokenizer_files
 
 TOKENIZER_FILE = "tokenizer.json"
 # Keys of a GGUF file, after the name of its architecture, and the names of the same number in configs.
@@ -38,10 +40,14 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
     "expert_count": ("num_local_experts", "num_experts"),
     "expert_used_count": ("num_experts_per_tok",),
 }
-ROPE_BASE, DEFAULT_ROPE_BASE, ROPE_SIZE = "rope.freq_base", 10000.0, "rope.dimension_count"
-ROPE_FACTORS = "rope_freqs.weight"
-# Tolerance, because GGUF stores a config's numbers in float32.
-RELATIVE = 1e-6
+# Numbers that the converter always writes if a config has them; llama.cpp computes without those that are missing.
+WRITTEN = frozenset({"attention.scale", "embedding_scale", "residual_scale", "logit_scale", "attention.clamp_kqv"})
+# Architectures in which llama.cpp uses a window if a file states one.
+WINDOWED = frozenset({"cohere2", "exaone4", "gemma2", "gemma3", "olmo2", "phi3"})
+WINDOW, CAUSAL = "attention.sliding_window", "attention.causal"
+MODEL, TOKENS, SPLITTER = "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.pre"
+SCORES = "tokenizer.ggml.scores"
+BYTE_PAIRS, PIECES, NO_MODELS = "gpt2", "llama", (None, "none", "no_vocab")
 NORMAL_TOKEN, BLOCK = 1, "blk."
 FILE_TYPE, CALIBRATION = "general.file_type", "quantize.imatrix.dataset"
 # For each type, the number of weights per scale, and whether there are no zero points.
@@ -52,29 +58,34 @@ GROUPS: Mapping[str, tuple[int, bool]] = {
 }  # fmt: skip
 
 
-def metadata_defects(file: GgufFile, config: Mapping[str, Any], baseline: Path) -> Iterator[Defect]:
-    """Yield the contradictions between a file's metadata and the baseline's config or tokenizer."""
+def metadata_defects(
+    file: GgufFile, tensors: Mapping[str, GgufTensor], config: Mapping[str, Any], baseline: Path
+) -> Iterator[Defect]:
+    """Yield the contradictions between a file's metadata and the baseline's config or tokenizer.
+
+    Args:
+        file: the first part of the model, which has the metadata.
+        tensors: the tensors of all parts.
+        config: the baseline's config.
+        baseline: the baseline's folder.
+    """
     inner = config.get("text_config")
     config = {**config, **inner} if isinstance(inner, dict) else config
     architecture = file.metadata["general.architecture"]
     for key, names in NUMBERS.items():
-        stated = _number(file.metadata.get(f"{architecture}.{key}"))
-        wanted = next((number for name in names if (number := _number(config.get(name))) is not None), None)
+        stated = number(file.metadata.get(f"{architecture}.{key}"))
+        wanted = next((found for name in names if (found := number(config.get(name))) is not None), None)
+        if stated is None and wanted and key in WRITTEN:
+            yield _defect(file, f"{architecture}.{key} is missing, in the baseline {wanted:.8g}")
+        if stated and wanted is None and key == WINDOW and architecture in WINDOWED:
+            yield _defect(file, f"{architecture}.{key} is {stated:.8g}, and the baseline has no window")
         if stated is not None and wanted is not None and not math.isclose(stated, wanted, rel_tol=RELATIVE):
             yield _defect(file, f"{architecture}.{key} is {stated:.8g}, in the baseline {wanted:.8g}")
-    turned, wanted = _number(file.metadata.get(f"{architecture}.{ROPE_SIZE}")), _rotated_features(config)
-    if turned is not None and wanted is not None and turned != wanted:
-        yield _defect(file, f"{architecture}.{ROPE_SIZE} is {turned:.8g}, in the baseline {wanted}")
-    base = file.metadata.get(f"{architecture}.{ROPE_BASE}", DEFAULT_ROPE_BASE)
-    number, known = _number(base), _rope_bases(config)
-    if known and not (number is not None and any(math.isclose(number, one, rel_tol=RELATIVE) for one in known)):
-        words = " or ".join(f"{one:.8g}" for one in known)
-        yield _defect(file, f"{architecture}.{ROPE_BASE} is {str(base)[:40]}, in the baseline {words}")
-    scaled = _rope_type(config) == "llama3"
-    if scaled != (ROPE_FACTORS in file.tensors):
-        there = "missing" if scaled else "there"
-        yield _defect(file, f"{ROPE_FACTORS} is {there}, and the baseline's rope_type is {_rope_type(config)}")
-    yield from _token_defects(file, baseline)
+    if file.metadata.get(f"{architecture}.{CAUSAL}") is False and config.get("is_causal") is not False:
+        yield _defect(file, f"{architecture}.{CAUSAL} is false, so each token would see the later ones")
+    for problem in position_problems(file.metadata, tensors, config):
+        yield _defect(file, problem)
+    yield from _token_defects(file, tensors, baseline)
 
 
 def quantisation(
@@ -114,11 +125,27 @@ def _bits(kind: str) -> int | None:
     return int(digits[-1]) if digits else None
 
 
-def _token_defects(file: GgufFile, baseline: Path) -> Iterator[Defect]:
-    tokens, kinds = file.metadata.get("tokenizer.ggml.tokens"), file.metadata.get("tokenizer.ggml.token_type")
-    embedding = file.tensors.get("token_embd.weight")
-    if not isinstance(tokens, list):
+def _token_defects(file: GgufFile, tensors: Mapping[str, GgufTensor], baseline: Path) -> Iterator[Defect]:
+    tokens, kinds = file.metadata.get(TOKENS), file.metadata.get("tokenizer.ggml.token_type")
+    model, splitter = file.metadata.get(MODEL), file.metadata.get(SPLITTER)
+    embedding = tensors.get("token_embd.weight")
+    if not isinstance(tokens, list) or model in NO_MODELS:
+        if tokenizer_files(baseline):
+            what = f"{MODEL} is {str(model)[:40]!r}" if isinstance(tokens, list) else f"it has no {TOKENS}"
+            yield _defect(file, f"{what}, so llama.cpp cannot read text with it")
         return
+    scores = file.metadata.get(SCORES)
+    if model == PIECES and not (isinstance(scores, list) and len(scores) >= len(tokens)):
+        reason = f"it has fewer {SCORES} than tokens, so llama.cpp may split text otherwise; convert the model again"
+        yield Defect(file.path.name, DOUBT, reason)
+    if model == BYTE_PAIRS and splitter in (None, "", "default"):
+        what = "is 'default'" if splitter else "is missing"
+        yield Defect(
+            file.path.name,
+            DOUBT,
+            f"{SPLITTER} {what}, so llama.cpp splits text by its default rules and may give it other ids than the "
+            "baseline's tokenizer; convert the model again",
+        )
     if embedding is not None and len(tokens) != embedding.shape[0]:
         yield _defect(file, f"it lists {len(tokens)} tokens, and token_embd.weight has {embedding.shape[0]} rows")
     known = _normal_tokens(baseline)
@@ -149,42 +176,6 @@ def _normal_tokens(baseline: Path) -> dict[int, str]:
     except Exception:  # noqa: BLE001 - measuring reports what a tokenizer refuses, and why
         return {}
     return {number: token for token, number in vocabulary.items()}
-
-
-def _rope_tables(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return a config's settings of rotary positions, one for each kind of layer if they differ."""
-    for key in ("rope_parameters", "rope_scaling"):
-        table = config.get(key)
-        if isinstance(table, dict) and table:
-            inner: list[Mapping[str, Any]] = [one for one in table.values() if isinstance(one, dict)]
-            return inner or [table]
-    return []
-
-
-def _rope_bases(config: Mapping[str, Any]) -> list[float]:
-    stated = [config.get("rope_theta"), *(table.get("rope_theta") for table in _rope_tables(config))]
-    return list(dict.fromkeys(number for one in stated if (number := _number(one)) is not None))
-
-
-def _rotated_features(config: Mapping[str, Any]) -> int | None:
-    """Return how many features of a head rotary positions rotate; None if a config does not state it."""
-    shares = [config.get("partial_rotary_factor"), *(one.get("partial_rotary_factor") for one in _rope_tables(config))]
-    share = next((number for one in shares if (number := _number(one)) is not None), None)
-    width, heads = _number(config.get("hidden_size")), _number(config.get("num_attention_heads"))
-    size = _number(config.get("head_dim")) or (width // heads if width and heads else None)
-    return None if share is None or size is None else int(share * size)
-
-
-def _rope_type(config: Mapping[str, Any]) -> str:
-    types = (table.get("rope_type") or table.get("type") for table in _rope_tables(config))
-    return next((str(one)[:40] for one in types if one), "default")
-
-
-def _number(value: object) -> float | None:
-    """Return a finite number; None for any other value."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _defect(file: GgufFile, reason: str) -> Defect:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from invarlock.checkpoints.formats.gguf_file import GgufTensor
-from invarlock.checkpoints.formats.gguf_metadata import ROPE_FACTORS
+from invarlock.checkpoints.formats.gguf_positions import FREQUENCIES, LONG, SHORT
 
 HEAD = "lm_head.weight"
 # Factors of rotary positions, which are numbers in a config.
-EXTRAS = frozenset({ROPE_FACTORS, "rope_factors_long.weight", "rope_factors_short.weight"})
+EXTRAS = frozenset({FREQUENCIES, LONG, SHORT})
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     import torch
 
 # Kinds of defects: the value or shape of a scale, a tensor that is packed but should not be (or the reverse), the size
-# of files, the model's metadata in a file, and a scale of activations or of the KV cache.
-SCALE, PACKING, SIZE, METADATA, ACTIVATIONS = "scale", "packing", "size", "metadata", "activations"
+# of files, the model's metadata in a file, metadata that may or may not change the computation, which only warn, and a
+# scale of activations or of the KV cache.
+SCALE, PACKING, SIZE, METADATA, DOUBT = "scale", "packing", "size", "metadata", "doubt"
+ACTIVATIONS = "activations"
 # Kinds that do not prevent reading the weights.
-BESIDE_WEIGHTS = (METADATA, ACTIVATIONS)
+BESIDE_WEIGHTS = (METADATA, DOUBT, ACTIVATIONS)
 DEQUANTISE = "save it dequantised (bfloat16 safetensors) and evaluate that"
 
 

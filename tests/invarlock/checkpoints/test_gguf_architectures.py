@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf_architectures import MODELS, write_small_model
+from gguf_files import rewrite
 from safetensors.torch import load_file
 
 from invarlock.checkpoints.formats.gguf_names import CONVERSIONS
@@ -67,3 +68,27 @@ def test_a_number_that_llama_cpp_would_compute_with_is_compared(
     defects = open_checkpoint(files / f"{model_type}.gguf", base).check()
 
     assert [defect.reason.split(" is ")[0] for defect in defects] == [key]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "removed", "reason"),
+    [
+        ("granite", {}, "granite.embedding_scale", "granite.embedding_scale is missing, in the baseline 12"),
+        ("granite", {}, "granite.attention.scale", "granite.attention.scale is missing, in the baseline 0.125"),
+        ("cohere", {}, "command-r.logit_scale", "command-r.logit_scale is missing, in the baseline 0.25"),
+        ("olmo", {}, "olmo.attention.clamp_kqv", "olmo.attention.clamp_kqv is missing, in the baseline 8"),
+        (
+            "exaone4", {"sliding_window": None}, None,
+            "exaone4.attention.sliding_window is 4096, and the baseline has no window",
+        ),
+    ],
+)  # fmt: skip
+def test_a_number_that_one_side_lacks_is_a_defect(
+    model_type: str, fields: dict[str, None], removed: str | None, reason: str, files: Path, tmp_path: Path
+) -> None:
+    base = write_small_model(model_type, tmp_path / "base", **fields)
+    path = tmp_path / "model.gguf"
+    path.write_bytes((files / f"{model_type}.gguf").read_bytes())
+    rewrite(path, metadata={removed: None} if removed else {})
+
+    assert [defect.reason for defect in open_checkpoint(path, base).check()] == [reason]

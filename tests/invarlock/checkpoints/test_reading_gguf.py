@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gguf_files import Arrays, rewrite
 from shipped_checkpoints import baseline_of, restore, write_baseline
 
 from invarlock.checkpoints.digests import digest_checkpoint
-from invarlock.checkpoints.formats.gguf_file import read_gguf
-from invarlock.checkpoints.formats.interface import METADATA, PACKING, SCALE, Defect
+from invarlock.checkpoints.formats.gguf_file import GgufTensor, read_gguf
+from invarlock.checkpoints.formats.gguf_positions import position_problems
+from invarlock.checkpoints.formats.interface import DOUBT, METADATA, PACKING, SCALE, Defect
 from invarlock.checkpoints.layout import checkpoint_files
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.errors import CheckpointError
@@ -24,33 +26,6 @@ from invarlock.errors import CheckpointError
 gguf = pytest.importorskip("gguf")
 
 UP, STORED_UP = "model.layers.0.mlp.up_proj.weight", "blk.0.ffn_up.weight"
-Arrays = dict[str, tuple[np.ndarray[Any, Any], Any]]
-
-
-def rewrite(
-    path: Path, *, metadata: Mapping[str, Any] | None = None, tensors: Callable[[Arrays], None] = lambda arrays: None
-) -> None:
-    """Write a GGUF file again with other metadata (None removes a key) and other tensors."""
-    reader = gguf.GGUFReader(path)
-    architecture = reader.fields["general.architecture"].contents()
-    changes = {"general.architecture": architecture, **(metadata or {})}
-    writer = gguf.GGUFWriter(path.with_suffix(".new"), changes["general.architecture"])
-    for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key == "general.architecture" or changes.get(key, "") is None:
-            continue
-        value = changes.get(key, field.contents())
-        writer.add_key_value(key, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
-    for key in changes.keys() - reader.fields.keys():
-        writer.add_float32(key, changes[key])
-    arrays: Arrays = {one.name: (np.array(one.data), one.tensor_type) for one in reader.tensors}
-    tensors(arrays)
-    for name, (data, kind) in arrays.items():
-        writer.add_tensor(name, data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    path.with_suffix(".new").replace(path)
 
 
 def pair(name: str, tmp_path: Path) -> tuple[Path, Path]:
@@ -98,6 +73,25 @@ DEFECTS = [
     ({"llama.attention.head_count_kv": 4}, None, "model.gguf", METADATA, "head_count_kv is 4, in the baseline 2"),
     ({"llama.block_count": 3}, None, "model.gguf", METADATA, "block_count is 3, in the baseline 4"),
     ({"llama.attention.layer_norm_rms_epsilon": 1e-5}, None, "model.gguf", METADATA, "in the baseline 1e-06"),
+    ({"llama.attention.causal": False}, None, "model.gguf", METADATA, "causal is false, so each token would see"),
+    (
+        {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, None, "model.gguf", METADATA,
+        "llama.rope.scaling.factor is 4 (rope.scaling.type linear), in the baseline 1 (default)",
+    ),
+    (
+        {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, None, "model.gguf", METADATA,
+        "llama.rope.scaling.factor is 4 (rope.scaling.type yarn), in the baseline 1 (default)",
+    ),
+    ({"llama.rope.scaling.factor": 2.0}, None, "model.gguf", METADATA, "factor is 2 (rope.scaling.type linear)"),
+    ({"llama.rope.scale_linear": 2.0}, None, "model.gguf", METADATA, "factor is 2 (rope.scaling.type linear)"),
+    ({"llama.rope.scaling.type": "ntk"}, None, "model.gguf", METADATA, "type is 'ntk', in the baseline 'default'"),
+    ({"llama.rope.scaling.attn_factor": 1.2}, None, "model.gguf", METADATA, "attn_factor is 1.2"),
+    ({"tokenizer.ggml.tokens": None}, None, "model.gguf", METADATA, "it has no tokenizer.ggml.tokens"),
+    ({"tokenizer.ggml.model": "none"}, None, "model.gguf", METADATA, "tokenizer.ggml.model is 'none'"),
+    ({"tokenizer.ggml.model": None}, None, "model.gguf", METADATA, "tokenizer.ggml.model is 'None'"),
+    ({"tokenizer.ggml.pre": None}, None, "model.gguf", DOUBT, "tokenizer.ggml.pre is missing"),
+    ({"tokenizer.ggml.pre": "default"}, None, "model.gguf", DOUBT, "tokenizer.ggml.pre is 'default'"),
+    ({"tokenizer.ggml.model": "llama"}, None, "model.gguf", DOUBT, "it has fewer tokenizer.ggml.scores than tokens"),
 ]  # fmt: skip
 
 
@@ -114,6 +108,140 @@ def test_a_defect_of_a_gguf_file_is_one_line(
     assert (defect.tensor, defect.kind) == (tensor, kind)
     assert reason in defect.reason
     assert "\n" not in defect.reason
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"llama.rope.scaling.type": "none"},
+        {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0},
+        {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0},
+        {"llama.rope.scaling.type": "yarn"},
+        {"llama.rope.scaling.factor": 0.0},
+        {"llama.rope.scaling.original_context_length": 64, "llama.rope.scaling.finetuned": True},
+        # a model without byte-level merges: converters always write this
+        {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.scores": [0.0] * 1024},
+        {"llama.attention.causal": True},
+        # llama.cpp reads neither for this architecture
+        {"llama.attention.sliding_window": 32, "llama.logit_scale": 0.5},
+    ],
+)
+def test_metadata_that_change_nothing_are_no_defect(metadata: dict[str, Any], tmp_path: Path) -> None:
+    base, path = pair("gguf-q4_0", tmp_path)
+    rewrite(path, metadata=metadata)
+
+    assert open_checkpoint(path, base).check() == ()
+
+
+def test_a_file_without_a_tokenizer_is_no_defect_if_the_baseline_has_none(tmp_path: Path) -> None:
+    base, path = pair("gguf-q4_0", tmp_path)
+    rewrite(path, metadata={key: None for key in gguf.GGUFReader(path).fields if key.startswith("tokenizer.")})
+    for file in base.glob("*token*"):
+        file.unlink()
+
+    assert open_checkpoint(path, base).check() == ()
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+OF_YARN = {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 32768}
+BY_KIND = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+           "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
+OF_KIND = {"freq_base": 1e6, "freq_base_swa": 1e4, "scaling.type": "linear", "scaling.factor": 8.0}
+POSITIONS = [
+    (YARN, OF_YARN, []),
+    # written before configs had these fields, and by converters that write all
+    (
+        YARN,
+        {**OF_YARN, "scaling.yarn_beta_fast": 32.0, "scaling.yarn_beta_slow": 1.0, "scaling.yarn_ext_factor": 1.0},
+        [],
+    ),
+    ({**YARN, "beta_fast": 16.0}, {**OF_YARN, "scaling.yarn_beta_fast": 16.0}, []),
+    ({**YARN, "beta_fast": 16.0}, OF_YARN, ["scaling.yarn_beta_fast"]),
+    (YARN, {**OF_YARN, "scaling.original_context_length": 4096}, ["scaling.original_context_length"]),
+    (YARN, {**OF_YARN, "scaling.factor": 2.0}, ["scaling.factor"]),
+    (YARN, {**OF_YARN, "scaling.type": "linear"}, ["scaling.type"]),
+    (YARN, {**OF_YARN, "scaling.yarn_log_multiplier": 1.0}, ["scaling.yarn_log_multiplier"]),
+    (YARN, {}, ["scaling.factor"]),
+    ({"type": "linear", "factor": 4.0}, {"scaling.type": "linear", "scaling.factor": 4.0}, []),
+    ({"type": "linear", "factor": 4.0}, {"scale_linear": 4.0}, []),
+    ({"type": "linear", "factor": 4.0}, {"scaling.type": "none", "scaling.factor": 4.0}, ["scaling.factor"]),
+    ({"type": "linear", "factor": 4.0}, {"scaling.type": "yarn", "scaling.factor": 4.0}, ["scaling.type"]),
+    ({"type": "dynamic", "factor": 4.0}, {}, []),
+    ({"rope_type": "a new kind", "factor": 4.0}, {}, []),
+    (BY_KIND, OF_KIND, []),
+    (BY_KIND, {**OF_KIND, "freq_base_swa": 1e6}, ["freq_base_swa"]),
+    (BY_KIND, {**OF_KIND, "freq_base": 1e4}, ["freq_base"]),
+    (BY_KIND, {"freq_base": 1e6}, ["scaling.factor"]),
+    (None, {"freq_base": 10000.0}, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "stated", "keys"), POSITIONS)
+@pytest.mark.parametrize("field", ["rope_scaling", "rope_parameters"])
+def test_positions_are_compared_as_llama_cpp_scales_them(
+    table: Mapping[str, Any] | None, stated: Mapping[str, Any], keys: list[str], field: str
+) -> None:
+    metadata = {"general.architecture": "llama", **{f"llama.rope.{key}": value for key, value in stated.items()}}
+
+    found = list(position_problems(metadata, {}, {field: table, "max_position_embeddings": 131072}))
+
+    assert [reason.split(" is ")[0] for reason in found] == [f"llama.rope.{key}" for key in keys]
+
+
+def stored_factors(path: Path, values: list[float]) -> GgufTensor:
+    np.array(values, "<f4").tofile(path)
+    return GgufTensor(path, path.name, 0, (len(values),), 0, 4 * len(values))
+
+
+def test_factors_by_length_are_compared(tmp_path: Path) -> None:
+    long, short = [1.5, 2.0, 4.0, 8.0], [1.0, 1.0, 1.25, 2.0]
+    table = {"type": "longrope", "long_factor": long, "short_factor": short}
+    config = {"rope_scaling": table, "max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+    # math.sqrt(1 + math.log(32) / math.log(4096)), as the converter computes it
+    metadata = {"general.architecture": "phi3", "phi3.rope.scaling.attn_factor": float(np.float32(1.1902380714238083))}
+    tensors = {
+        "rope_factors_long.weight": stored_factors(tmp_path / "long", long),
+        "rope_factors_short.weight": stored_factors(tmp_path / "short", short),
+    }
+
+    assert list(position_problems(metadata, tensors, config)) == []
+    assert list(
+        position_problems(
+            metadata, tensors | {"rope_factors_long.weight": tensors["rope_factors_short.weight"]}, config
+        )
+    ) == ["rope_factors_long.weight has other factors than the baseline's rope_type longrope"]
+    assert list(position_problems(metadata, {}, config)) == [
+        f"rope_factors_{name}.weight is missing, and the baseline's rope_type is longrope" for name in ("long", "short")
+    ]
+    assert [one.split(" is ")[0] for one in position_problems({"general.architecture": "phi3"}, tensors, config)] == [
+        "phi3.rope.scaling.attn_factor"
+    ]
+    assert list(position_problems({"general.architecture": "phi3"}, tensors, {})) == [
+        f"rope_factors_{name}.weight is there, and the baseline's rope_type is default" for name in ("long", "short")
+    ]
+
+
+def test_the_factors_of_llama3_are_those_that_transformers_computes(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    table = {**LLAMA3, "rope_theta": 500000.0}
+    model = LlamaConfig(hidden_size=2048, num_attention_heads=32, head_dim=64, rope_parameters=table)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](model, None)
+    plain = 500000.0 ** (-torch.arange(0, 64, 2) / 64)
+    right = stored_factors(tmp_path / "right", (plain / scaled).tolist())
+    other = stored_factors(tmp_path / "other", [8.0] * 32)
+    metadata = {"general.architecture": "llama", "llama.rope.freq_base": 500000.0}
+    config = {"rope_parameters": table, "head_dim": 64, "hidden_size": 2048, "num_attention_heads": 32}
+
+    assert list(position_problems(metadata, {"rope_freqs.weight": right}, config)) == []
+    assert list(position_problems(metadata, {"rope_freqs.weight": other}, config)) == [
+        "rope_freqs.weight has other factors than the baseline's rope_type llama3"
+    ]
 
 
 def test_rewriting_alone_changes_nothing(tmp_path: Path) -> None:
@@ -193,6 +321,32 @@ def test_factors_of_positions_that_are_lost_are_a_defect(tmp_path: Path) -> None
     (defect,) = open_checkpoint(path, base).check()
 
     assert defect.reason == "rope_freqs.weight is missing, and the baseline's rope_type is llama3"
+
+
+def test_other_factors_of_positions_are_a_defect_in_any_part(tmp_path: Path) -> None:
+    base, path = pair("gguf-q4_k_m", tmp_path)
+    first, second = (path.with_name(f"m-0000{number}-of-00002.gguf") for number in (1, 2))
+    first.write_bytes(path.read_bytes())
+    path.rename(second)
+
+    def keep(in_first: bool) -> Callable[[Arrays], None]:
+        def edit(arrays: Arrays) -> None:
+            for name in [one for one in arrays if (one != "rope_freqs.weight") != in_first]:
+                del arrays[name]
+
+        return edit
+
+    rewrite(first, tensors=keep(True))
+    rewrite(second, tensors=keep(False))
+    assert open_checkpoint(first, base).check() == ()
+
+    def change(arrays: Arrays) -> None:
+        arrays["rope_freqs.weight"] = (arrays["rope_freqs.weight"][0] * 2, arrays["rope_freqs.weight"][1])
+
+    rewrite(second, tensors=change)
+    (defect,) = open_checkpoint(first, base).check()
+
+    assert defect.reason == "rope_freqs.weight has other factors than the baseline's rope_type llama3"
 
 
 def test_a_stack_with_too_few_experts_lacks_the_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf_files import Arrays, rewrite
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shipped_checkpoints import EMBEDDED, restore, write_baseline
@@ -95,6 +96,49 @@ def test_metadata_of_another_model_fail_a_gguf_subject_and_it_is_scored(tmp_path
     (row,) = report["invariants"]["violations"]
     assert (row["tensor"], row["kind"]) == ("model.gguf", "metadata")
     assert report["scoring"]["not_scored"] is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "severity", "reason"),
+    [
+        ({"llama.rope.scaling.factor": 4.0}, "fail", "llama.rope.scaling.factor is 4"),
+        ({"tokenizer.ggml.tokens": None}, "fail", "it has no tokenizer.ggml.tokens"),
+        ({"tokenizer.ggml.pre": None}, "warn", "tokenizer.ggml.pre is missing"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_would_read_otherwise_fails_or_warns_as_in_safetensors(
+    metadata: dict[str, Any], severity: str, reason: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf")
+    subject = restore("gguf-q4_0", tmp_path / "subject")
+    rewrite(subject / "model.gguf", metadata=metadata)
+
+    code, report, output = evaluate(subject, tmp_path, "mistral-tiny")
+
+    assert code == (1 if severity == "fail" else 0), output
+    assert report["invariants"]["status"] == severity
+    assert any(row["severity"] == severity and reason in row["reason"] for row in report["invariants"]["violations"])
+    assert report["scoring"]["not_scored"] is None
+
+
+def test_a_gguf_file_in_half_precision_with_norms_in_float32_is_no_finding(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    subject = restore("gguf-q4_0", tmp_path / "subject")
+    weights = load_file(EMBEDDED / "mistral-tiny" / "model.safetensors")
+
+    def cast(arrays: Arrays) -> None:
+        for name, (data, kind) in arrays.items():
+            if kind != gguf.GGMLQuantizationType.F32:
+                values = gguf.dequantize(data, kind)
+                arrays[name] = (values.astype("float16"), gguf.GGMLQuantizationType.F16)
+
+    rewrite(subject / "model.gguf", tensors=cast)
+    code, report, output = evaluate(subject, tmp_path, "mistral-tiny")
+
+    assert code == 0, output
+    assert report["invariants"]["violations"] == []
+    tensors = report["invariants"]["raw"]["subject"]["tensors"]
+    assert {tensors[name]["dtype"] for name in weights} == {"F16", "BF16"}
 
 
 def test_a_native_run_of_a_gguf_subject_is_a_usage_error(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from invarlock.evaluation.canonical_form import measure_canonical_form
 from invarlock.evaluation.checkpoint_facts import BaselineWeights, CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.final_windows import measure_final
 from invarlock.evaluation.float16_range import LargestOutput, is_narrowed
+from invarlock.evaluation.gguf_tokenizer import facts_with_metadata
 from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, kept_file, kept_folder
 from invarlock.evaluation.measurements import (
     Baseline,
@@ -193,6 +194,7 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
         facts = baseline.facts
     else:
         tokenizer = subject_tokenizer_facts(subject, baseline.folder, baseline.facts.invariants, draw)
+        tokenizer = facts_with_metadata(tokenizer, subject, baseline.folder, draw)
         facts = measure_checkpoint(subject, tokenizer, BaselineWeights(baseline.folder, baseline.facts))
         form = measure_canonical_form(baseline.folder, subject, baseline.facts, facts)
         if form is not None and form.changes:

@@ -60,7 +60,6 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
     """
     tokenizer = load_tokenizer(folder)
     special = frozenset(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    template = tokenizer.chat_template
     return TokenizerFacts(
         tokenizer.get_vocab(),
         prefix_token_ids(tokenizer),
@@ -68,7 +67,7 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
         suffix=suffix_token_ids(tokenizer),
         parts=_parts(tokenizer),
         special_names={role: str(getattr(tokenizer, role)) for role in ROLES if getattr(tokenizer, role) is not None},
-        chat_template=None if template is None else _digest(template),
+        chat_template=template_digest(tokenizer.chat_template),
     )
 
 
@@ -89,14 +88,19 @@ def subject_tokenizer_facts(subject: Path, baseline: Path, known: Mapping[str, A
     if same_vocabulary and own.parts is not None and own.parts == known["configuration"]["tokenizer"]:
         return own
     ours, theirs = load_tokenizer(baseline), load_tokenizer(subject)
-    tokens = [token for windows in (draw.preview, draw.final) for row in windows.rows() for token in row]
-    text = str(ours.decode(tokens, skip_special_tokens=True))
+    text = scored_text(ours, draw)
     if text_token_ids(theirs, text) != text_token_ids(ours, text):
         return replace(own, text_as_baseline=False)
     base = tokenizer_facts(baseline)
     if same_vocabulary or not own.extends(base):
         return own
     return replace(own, added_special=len(own.vocabulary) - len(base.vocabulary))
+
+
+def scored_text(tokenizer: PreTrainedTokenizerBase, draw: Draw) -> str:
+    """Return the text of the scored windows."""
+    tokens = [token for windows in (draw.preview, draw.final) for row in windows.rows() for token in row]
+    return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str] | None:
@@ -118,8 +122,14 @@ def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str] | None:
         "normalizer": document["normalizer"],
         "pre_tokenizer": document["pre_tokenizer"],
     }
-    return {name: _digest(part) for name, part in parts.items()}
+    return {name: part_digest(part) for name, part in parts.items()}
 
 
-def _digest(value: Any) -> str:
+def template_digest(template: object) -> str | None:
+    """Return the digest of a chat template, or of several by name; None without one."""
+    return None if template is None else part_digest(template)
+
+
+def part_digest(value: Any) -> str:
+    """Return the digest of a part of a tokenizer."""
     return short_digest(json.dumps(value, sort_keys=True).encode())

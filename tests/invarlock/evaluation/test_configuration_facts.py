@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_files import rewrite, special_vocabulary
 from shipped_checkpoints import EMBEDDED, baseline_of, names, restore, write_baseline
 from tokenizers import Tokenizer
 
+from invarlock.checkpoints.layout import find_gguf
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.errors import CheckpointError
 from invarlock.evaluation.comparison import draw_runs
 from invarlock.evaluation.configuration_facts import configuration_facts
+from invarlock.evaluation.gguf_tokenizer import facts_of_metadata, facts_with_metadata
 from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.text_files import read_local_text
-from invarlock.evaluation.tokenizer_facts import subject_tokenizer_facts, tokenizer_facts
+from invarlock.evaluation.tokenization import load_tokenizer
+from invarlock.evaluation.tokenizer_facts import TokenizerFacts, subject_tokenizer_facts, tokenizer_facts
 from invarlock.guards.configuration import configuration_violations
 from invarlock.measuring.invariants import vocabulary_digest
 
@@ -40,7 +44,8 @@ def findings(subject: Path, baseline: Path) -> list[dict[str, str]]:
         "added_special_tokens": None,
         "configuration": configuration_facts(open_checkpoint(baseline).files, own),
     }
-    theirs = subject_tokenizer_facts(subject, baseline, known, draw)
+    found = subject_tokenizer_facts(baseline if find_gguf(subject) else subject, baseline, known, draw)
+    theirs = facts_with_metadata(found, subject, baseline, draw)
     facts = {
         "vocabulary_sha256": vocabulary_digest(theirs.vocabulary),
         "added_special_tokens": theirs.added_special,
@@ -185,3 +190,195 @@ def test_the_embedded_tokenizer_is_the_same_after_it_is_saved(tmp_path: Path) ->
     Tokenizer.from_file(str(subject / "tokenizer.json")).save(str(subject / "tokenizer.json"), pretty=False)
 
     assert findings(subject, baseline) == []
+
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+MERGES = "tokenizer.ggml.merges"
+
+
+def with_tokens(folder: Path, *, template: str | None = None, added: bool = True, **tokenizer_config: Any) -> Path:
+    """Give a model's tokenizer a BOS and an EOS, a template of the given kind, and other fields of its config."""
+    document = json.loads((folder / "tokenizer.json").read_bytes())
+    if added:
+        document["added_tokens"] = [
+            {"id": number, "content": document_token(document, number), "special": True, "single_word": False,
+             "lstrip": False, "rstrip": False, "normalized": False}
+            for number in (1, 2)
+        ]  # fmt: skip
+    if template is not None:
+        names = [document_token(document, 1), document_token(document, 2)]
+        pieces = [{"Sequence": {"id": "A", "type_id": 0}}]
+        if template.startswith("BOS"):
+            pieces = [{"SpecialToken": {"id": names[0], "type_id": 0}}, *pieces]
+        if template.startswith("BOS EOS"):
+            pieces = [{"SpecialToken": {"id": names[1], "type_id": 0}}, *pieces]
+        if template.endswith("text EOS"):
+            pieces = [*pieces, {"SpecialToken": {"id": names[1], "type_id": 0}}]
+        tokens = {name: {"id": name, "ids": [number], "tokens": [name]} for number, name in enumerate(names, 1)}
+        document["post_processor"] = {
+            "type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": tokens,
+        }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    config_path = folder / "tokenizer_config.json"
+    stated = {**json.loads(config_path.read_bytes()), **tokenizer_config}
+    if added:
+        stated |= {"bos_token": document_token(document, 1), "eos_token": document_token(document, 2)}
+    config_path.write_text(json.dumps(stated))
+    return folder
+
+
+def document_token(document: dict[str, Any], number: int) -> str:
+    return str(next(token for token, one in document["model"]["vocab"].items() if one == number))
+
+
+def gguf_facts(baseline: Path, metadata: dict[str, Any]) -> tuple[TokenizerFacts, TokenizerFacts]:
+    """Return the facts of a baseline's tokenizer, and of the metadata of a GGUF file made from it."""
+    own, tokenizer = tokenizer_facts(baseline), load_tokenizer(baseline)
+    tokens = sorted(own.vocabulary, key=lambda token: own.vocabulary[token])
+    whole = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.model": "gpt2", **metadata}
+    return own, facts_of_metadata(own, whole, tokenizer, baseline, SOME_TEXT.text[:5000])
+
+
+CONVERTED: list[dict[str, Any]] = [
+    {"added": False},
+    {},
+    {"template": "text"},
+    {"template": "BOS text"},
+    {"template": "BOS text EOS"},
+    {"template": "text EOS"},
+    # two tokens before a text, as in GLM-4, cannot be stored in GGUF
+    {"template": "BOS EOS text"},
+    # the flag of the config contradicts the template, and the converter copies it
+    {"template": "BOS text", "add_bos_token": False},
+    {"template": "text", "add_bos_token": True},
+    {"add_bos_token": False, "chat_template": TEMPLATE},
+    {"chat_template": [{"name": "default", "template": TEMPLATE}, {"name": "tools", "template": "other"}]},
+]
+
+
+@pytest.mark.parametrize("fields", CONVERTED)
+def test_what_the_converter_writes_of_a_tokenizer_is_no_difference(fields: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    baseline = with_tokens(write_baseline("mistral-tiny", tmp_path / "baseline"), **fields)
+
+    own, found = gguf_facts(baseline, special_vocabulary(baseline))
+
+    assert found == own
+
+
+def test_ids_of_the_config_are_ids_of_the_baseline(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
+    config(bos_token_id=7, eos_token_id=[5, 9])(baseline)
+    (baseline / "generation_config.json").write_text(json.dumps({"eos_token_id": 11}))
+
+    for number in (5, 9, 11):
+        stated = {**special_vocabulary(baseline), "tokenizer.ggml.eos_token_id": number}
+        own, found = gguf_facts(baseline, stated)
+        assert found == own
+
+
+def halved(merges: list[str]) -> list[str]:
+    return merges[: len(merges) // 2]
+
+
+def test_other_merges_change_the_text_or_warn(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
+    merges = special_vocabulary(baseline)[MERGES]
+
+    _, half = gguf_facts(baseline, {MERGES: halved(merges)})
+    _, none = gguf_facts(baseline, {})
+    own, odd = gguf_facts(baseline, {MERGES: [*merges, "! !", "nothing", "x y z"]})
+
+    assert (half.text_as_baseline, none.text_as_baseline, odd.text_as_baseline) == (False, False, True)
+    assert own.parts is not None
+    assert odd.parts is not None
+    assert {name for name in own.parts if own.parts[name] != odd.parts[name]} == {"merges"}
+
+
+def test_merges_with_spaces_are_compared_as_the_converter_writes_them(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
+    document = json.loads((baseline / "tokenizer.json").read_bytes())
+    document["model"]["vocab"] |= {" ": 1024, "e ": 1025}
+    document["model"]["merges"].append(["e", " "])
+    (baseline / "tokenizer.json").write_text(json.dumps(document))
+
+    own, found = gguf_facts(baseline, special_vocabulary(baseline))
+
+    assert found == own
+
+
+def test_a_tokenizer_of_pieces_does_not_split_bytes(tmp_path: Path) -> None:
+    baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
+    pytest.importorskip("gguf")
+    stated = {"tokenizer.ggml.model": "llama", **special_vocabulary(baseline)}
+
+    _, pieces = gguf_facts(baseline, stated)
+    (baseline / "tokenizer.model").write_bytes(b"")
+    _, with_model = gguf_facts(baseline, stated)
+    (baseline / "tokenizer.model").unlink()
+    document = json.loads((baseline / "tokenizer.json").read_bytes())
+    document["decoder"] = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}
+    (baseline / "tokenizer.json").write_text(json.dumps(document))
+    _, of_pieces = gguf_facts(baseline, stated)
+
+    assert (pieces.text_as_baseline, with_model.text_as_baseline, of_pieces.text_as_baseline) == (False, True, True)
+
+
+def test_a_text_that_begins_or_ends_with_another_token_is_seen(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    plain = with_tokens(write_baseline("mistral-tiny", tmp_path / "plain"))
+    begun = with_tokens(write_baseline("mistral-tiny", tmp_path / "begun"), template="BOS text")
+    flagged = with_tokens(write_baseline("mistral-tiny", tmp_path / "flagged"), template="BOS text", add_bos_token=True)
+    ids = {"tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2}
+
+    def prefix(baseline: Path, **stated: Any) -> tuple[int, ...]:
+        metadata = {f"tokenizer.ggml.{key}": value for key, value in stated.items()}
+        return gguf_facts(baseline, {**special_vocabulary(baseline), **ids, **metadata})[1].prefix
+
+    assert prefix(plain, add_bos_token=True) == (1,)
+    assert prefix(plain, add_bos_token=True, bos_token_id=7) == (7,)
+    assert prefix(begun, add_bos_token=False) == ()
+    assert prefix(begun, bos_token_id=7) == (7,)
+    assert prefix(flagged, bos_token_id=7) == (7,)
+    assert prefix(flagged) == prefix(begun) == (1,)
+    ends = {**special_vocabulary(plain), "tokenizer.ggml.add_eos_token": True}
+    assert gguf_facts(plain, ends)[1].suffix == (2,)
+
+
+def test_special_tokens_and_templates_of_a_gguf_file_warn_as_those_of_a_tokenizer(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    baseline = with_tokens(write_baseline("mistral-tiny", tmp_path / "baseline"), chat_template=TEMPLATE)
+    stated = special_vocabulary(baseline)
+    assert stated["tokenizer.ggml.eos_token_id"] == 2
+
+    own, other = gguf_facts(baseline, stated | {"tokenizer.ggml.eos_token_id": 5, "tokenizer.chat_template": "{{ 1 }}"})
+    _, without = gguf_facts(
+        baseline, {key: stated[key] for key in stated if key not in ("tokenizer.ggml.eos_token_id",)}
+    )
+    _, beyond = gguf_facts(baseline, stated | {"tokenizer.ggml.eos_token_id": 5000})
+    _, silent = gguf_facts(baseline, {key: stated[key] for key in stated if key != "tokenizer.chat_template"})
+
+    assert other.special_names == {**own.special_names, "eos_token": "&"}
+    # llama.cpp ends a text with token 11 if a file of this kind names none, or one that does not exist
+    assert without.special_names == beyond.special_names == {**own.special_names, "eos_token": ","}
+    assert other.chat_template not in (None, own.chat_template)
+    assert silent.chat_template is None
+    assert (other.text_as_baseline, other.prefix) == (True, own.prefix)
+
+
+def test_a_damaged_tokenizer_of_a_gguf_file_is_found_in_the_file(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
+    path = restore("gguf-q4_0", tmp_path / "subject") / "model.gguf"
+    merges = gguf.GGUFReader(path).fields[MERGES].contents()
+
+    rewrite(path, metadata={MERGES: halved(merges), "tokenizer.chat_template": TEMPLATE})
+    found = findings(path, baseline)
+
+    assert [(row["tensor"], row["severity"]) for row in found] == [
+        ("tokenizer", "fail"), ("tokenizer", "warn"), ("chat template", "warn"),
+    ]  # fmt: skip
+    assert found[0]["reason"] == "it gives the scored text other ids than the baseline's"

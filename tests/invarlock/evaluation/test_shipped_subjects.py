@@ -101,9 +101,16 @@ def test_metadata_of_another_model_fail_a_gguf_subject_and_it_is_scored(tmp_path
 @pytest.mark.parametrize(
     ("metadata", "severity", "reason"),
     [
+        (
+            {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 1}, "fail",
+            "it begins a text with tokens [1], the baseline's with the text itself",
+        ),
         ({"llama.rope.scaling.factor": 4.0}, "fail", "llama.rope.scaling.factor is 4"),
+        ({"tokenizer.ggml.merges": ["h e"]}, "fail", "it gives the scored text other ids than the baseline's"),
         ({"tokenizer.ggml.tokens": None}, "fail", "it has no tokenizer.ggml.tokens"),
         ({"tokenizer.ggml.pre": None}, "warn", "tokenizer.ggml.pre is missing"),
+        ({"tokenizer.ggml.eos_token_id": 5}, "warn", "eos_token is &, in the baseline not set"),
+        ({"tokenizer.chat_template": "{{ 1 }}"}, "warn", "in the baseline none; chats are given to the model"),
     ],
 )  # fmt: skip
 def test_what_llama_cpp_would_read_otherwise_fails_or_warns_as_in_safetensors(

@@ -1,4 +1,8 @@
-"""AWQ's format, which AutoAWQ and auto-round write: 4 bits, eight outputs per word in a special order."""
+"""AWQ's format, which AutoAWQ and auto-round write: 4 bits, eight outputs per word in a special order.
+
+``exllama`` is ``gemm`` on disk, and names other kernels: AutoAWQ reorders the words of ``gemm`` when it loads them
+(``modules/linear/exllama.py``), and cannot write another order.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from invarlock.checkpoints.formats.words import open_words, read_layout
 
 @dataclass(frozen=True)
 class AWQFormat:
-    """``quant_method: awq`` or a ``quant_config.json``, version ``gemm``."""
+    """``quant_method: awq`` or a ``quant_config.json``, version ``gemm`` or ``exllama``."""
 
     name: str = "AWQ"
     tools: str = "AutoAWQ"
@@ -28,7 +32,7 @@ class AWQFormat:
             CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         version = str(source.quantisation.get("version") or source.quantisation.get("format") or "gemm").lower()
-        if version != "gemm":
+        if version not in ("gemm", "exllama"):
             raise unreadable(source.path, self, f"its version is {version[:40]!r}")
         layout = read_layout(source, self, along_outputs=True, zero_offset=0)
         others = {bits for bits, _ in layout.settings} - {4}

@@ -891,3 +891,13 @@ def test_a_module_that_contradicts_its_own_settings_is_a_defect(
     found = [defect.reason for defect in open_checkpoint(folder).check() if defect.tensor == f"{UP}.weight"]
 
     assert any(reason in one for one in found), found
+
+
+def test_awq_for_exllama_is_stored_as_gemm(tmp_path: Path) -> None:
+    gemm, folder = open_checkpoint(restore("awq", tmp_path / "gemm")), restore("awq", tmp_path / "exllama")
+    edit_quantisation(folder, version="exllama")
+
+    checkpoint = open_checkpoint(folder)
+
+    assert checkpoint.check() == ()
+    assert all(torch.equal(checkpoint.read(name), gemm.read(name)) for name in gemm.files.entries)

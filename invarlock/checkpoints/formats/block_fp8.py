@@ -60,8 +60,10 @@ class BlockFp8Format:
         defects: list[Defect] = []
         unread: set[str] = set()
         modules = _modules(files)
+        endings = {name.rpartition(".")[2] for name in files.entries}
+        used = [name for name in SCALE_NAMES if name in endings] or SCALE_NAMES
         for module in modules:
-            scale = next((name for name in SCALE_NAMES if f"{module}.{name}" in files.entries), SCALE_NAMES[0])
+            scale = next((name for name in used if f"{module}.{name}" in files.entries), used[0])
             found, problems = _packed_tensor(files, module, f"{module}.{scale}", block)
             defects += problems
             if found is None:

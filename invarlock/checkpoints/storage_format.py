@@ -34,6 +34,8 @@ PACKED_ENDINGS: Mapping[str, str] = {
     "weight_zero_point": "compressed-tensors", "SCB": "bitsandbytes", "quant_map": "bitsandbytes",
     "absmax": "bitsandbytes", "weight_blocks": "mxfp4", "W_q": "hqq", "_data": "quanto", "_scale": "quanto",
 }  # fmt: skip
+# Stored types of numbers and of buffers; packed weights have others.
+DENSE_TYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "BOOL", "C64"})
 # Names of tensors that accompany float8 weights; in models that are not packed, they mean something else.
 SCALES = ("scale", "scales", "weight_scales", "scale_inv")
 SIZES = ("vocab_size", "hidden_size", "n_embd", "intermediate_size", "head_dim")
@@ -90,6 +92,8 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
     _refuse_other_files(folder)
     source = CheckpointFolder(folder, base)
     found = next(one for one in READERS if one.matches(source))
+    if found not in (adapter.FORMAT, gguf.FORMAT):
+        _refuse_leftovers(source)
     if found is dense.FORMAT:
         _refuse_adapters(folder)
         _refuse_quantised(source)
@@ -163,13 +167,31 @@ def _reads_another(path: Path, key: str, value: object) -> CheckpointError:
     )
 
 
+def _refuse_leftovers(source: CheckpointFolder) -> None:
+    """Refuse dense weights whose config, or a quantiser's own file, says that they are packed.
+
+    Servers would look for codes and scales that the files do not have.
+    """
+    method, stated, where = find_quantisation(source.path)
+    if method is None or any(stated.get(key) for key in ("kv_cache_scheme", "kv_cache_quant_algo")):
+        return
+    for name, entry in source.files.entries.items():
+        if entry.dtype not in DENSE_TYPES or name.rpartition(".")[2] in PACKED_ENDINGS:
+            return
+    field = "the quantization_config in config.json" if where == CONFIG_FILE else where
+    raise CheckpointError(
+        f"{source.path}: no tensor is packed, and {field} says that the weights are stored as {_known_as(method)}; if "
+        f"they were dequantised, remove {'that field' if where == CONFIG_FILE else 'that file'}"
+    )
+
+
 def _refuse_quantised(source: CheckpointFolder) -> None:
     """Refuse a folder whose config, or a quantiser's own file, says that its weights are packed."""
     method, _, where = find_quantisation(source.path)
     if method is not None:
         raise _refused(
             source.path,
-            method or "an unnamed method",
+            method,
             f"{where} has a quantization_config" if where == CONFIG_FILE else f"{where} is there",
         )
 
@@ -196,9 +218,15 @@ def _refuse_wrappers(folder: Path, names: Iterable[str]) -> None:
 
 
 def _refused(folder: Path, method: str, why: str) -> CheckpointError:
+    return CheckpointError(f"{folder}: stored as {_known_as(method)} ({why}), which cannot be read yet; {DEQUANTISE}")
+
+
+def _known_as(method: str) -> str:
+    """Return the name of a format and its tools, for messages."""
     known = KNOWN.get(method.lower().replace("_", "-")) or KNOWN.get(method.lower())
-    stored = f"{known.name}, usually by {known.tools}" if known else f"{method[:40]!r}"
-    return CheckpointError(f"{folder}: stored as {stored} ({why}), which cannot be read yet; {DEQUANTISE}")
+    if known is not None:
+        return f"{known.name}, usually by {known.tools}"
+    return repr(method[:40]) if method else "'an unnamed method'"
 
 
 def _check_sizes(folder: Path, files: CheckpointFiles) -> None:

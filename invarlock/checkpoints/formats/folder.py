@@ -13,11 +13,14 @@ from invarlock.checkpoints.safetensors_files import MAX_CONFIG_BYTES, Checkpoint
 from invarlock.errors import CheckpointError, DocumentError
 from invarlock.jsonio import read_json
 
+MODELOPT_FILE = "hf_quant_config.json"
+# How the weights and the KV cache are quantised.
+MODELOPT_KEYS = ("quant_algo", "kv_cache_quant_algo")
 # Quantisers' own files beside a config that does not say how the weights are packed, and the quantiser of each.
 QUANTISER_FILES: Mapping[str, str] = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
-    "hf_quant_config.json": "modelopt",
+    MODELOPT_FILE: "modelopt",
 }
 
 
@@ -87,6 +90,8 @@ def find_quantisation(folder: Path) -> tuple[str | None, Mapping[str, Any], str]
         if document:
             table = document.get("quantization", document)
             table = table if isinstance(table, dict) else {}
+            if name == MODELOPT_FILE and "quant_algo" in table and not any(table.get(key) for key in MODELOPT_KEYS):
+                continue  # an export without quantisation
             return str(table.get("quant_method") or default).lower(), table, name
     return None, {}, ""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from invarlock.checkpoints.formats.folder import CheckpointFolder
+from invarlock.checkpoints.formats.folder import MODELOPT_FILE, CheckpointFolder
 from invarlock.checkpoints.formats.interface import PACKING, Defect, Quantisation, unreadable
 from invarlock.checkpoints.formats.packed import (
     PackedCheckpoint,
@@ -36,7 +36,7 @@ INPUT_SCALE = "input_scale"
 
 @dataclass(frozen=True)
 class ModelOptFormat:
-    """``quant_method: modelopt`` or ``hf_quant_config.json``, with ``quant_algo`` FP8 or NVFP4."""
+    """``quant_method: modelopt`` or ``hf_quant_config.json``: FP8, NVFP4, or only the KV cache quantised."""
 
     name: str = "ModelOpt"
     tools: str = "NVIDIA ModelOpt"
@@ -52,10 +52,12 @@ class ModelOptFormat:
             CheckpointError: when the configuration or the tensors have a variant that is not supported.
         """
         stated, files = source.quantisation, source.files
-        exported = source.document("hf_quant_config.json")
+        exported = source.document(MODELOPT_FILE)
         inner = exported.get("quantization")
         algorithm = stated.get("quant_algo") or (inner.get("quant_algo") if isinstance(inner, dict) else None)
         size = stated.get("group_size")
+        if algorithm is None and stated.get("kv_cache_quant_algo") and not _modules(files):
+            return self._open_dense(source)
         if algorithm not in (FP8, NVFP4):
             raise unreadable(source.path, self, f"quant_algo is {str(algorithm)[:40]!r}")
         if algorithm == NVFP4 and size not in (None, NVFP4_GROUP):
@@ -91,6 +93,12 @@ class ModelOptFormat:
             files, packed, frozenset(unread), tuple(defects), self.name, quantisation,
             static if _is_static(source) else {},
         )  # fmt: skip
+
+    def _open_dense(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return a checkpoint of which only the KV cache is quantised: dense weights, and scales of the cache."""
+        cache = str(source.quantisation["kv_cache_quant_algo"])[:40]
+        quantisation = Quantisation(tool=self.tools, method=f"{self.name} (KV cache as {cache})")
+        return PackedCheckpoint(source.files, {}, frozenset(), (), self.name, quantisation)
 
 
 FORMAT = ModelOptFormat()

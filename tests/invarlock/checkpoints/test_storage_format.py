@@ -100,6 +100,50 @@ def test_a_quantisers_own_file_counts(folder: Path, name: str, document: object,
 
 
 @pytest.mark.parametrize(
+    "stated",
+    [
+        {"quant_method": "gptq", "bits": 4, "group_size": 128},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "compressed-tensors", "format": "dense", "config_groups": {}},
+        {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        {"quant_method": "of-tomorrow"},
+    ],
+)
+def test_the_field_that_dequantising_left_over_is_named(folder: Path, stated: dict[str, Any]) -> None:
+    edit_config(folder, quantization_config=stated)
+
+    with pytest.raises(
+        CheckpointError, match=r"no tensor is packed, and the quantization_config in config\.json"
+    ) as raised:
+        check_dense(folder)
+
+    assert str(raised.value).endswith("if they were dequantised, remove that field")
+    add_tensor(folder, "model.layers.0.mlp.up_proj.qweight", torch.ones(4, dtype=torch.int32))
+    with pytest.raises(CheckpointError) as raised:
+        check_dense(folder)
+    assert "no tensor is packed" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json", "hf_quant_config.json"])
+def test_the_file_that_dequantising_left_over_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text(json.dumps({"bits": 4, "group_size": 128}))
+
+    with pytest.raises(CheckpointError, match=f"no tensor is packed, and {name} says .* remove that file"):
+        check_dense(folder)
+
+
+def test_an_export_of_modelopt_without_quantisation_is_dense(folder: Path) -> None:
+    document: dict[str, Any] = {"quantization": {"quant_algo": None, "kv_cache_quant_algo": None}}
+    (folder / "hf_quant_config.json").write_text(json.dumps(document))
+
+    assert check_dense(folder).entries
+    document["quantization"]["quant_algo"] = "FP8"
+    (folder / "hf_quant_config.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"hf_quant_config\.json says that the weights are stored as ModelOpt"):
+        check_dense(folder)
+
+
+@pytest.mark.parametrize(
     ("suffix", "named"),
     [
         ("qweight", "GPTQ"),

@@ -407,6 +407,14 @@ DEFECTS: dict[str, list[tuple[Edit, str, str]]] = {
         (put(INVERSE, lambda scale: scale[:, :1]), "scale", "has shape"),
         (put(WEIGHT, lambda codes: codes.bfloat16()), "packing", "next to scales of float8 codes"),
     ],
+    "autofp8": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (drop(WEIGHT), "packing", "weight is missing"),
+        (put(SCALE, lambda scale: scale * 0), "scale", "zero"),
+        (put(SCALE, lambda scale: scale * float("nan")), "scale", "not finite"),
+        (put(WEIGHT, lambda codes: codes.bfloat16()), "packing", "next to scales of float8 codes"),
+        (put(WEIGHT, lambda codes: codes[0]), "packing", "of shape [128]"),
+    ],
     "modelopt-fp8": [
         (drop(SCALE), "scale", "weight_scale is missing"),
         (drop(WEIGHT), "packing", "weight is missing"),
@@ -622,8 +630,30 @@ def test_modelopt_is_read_where_its_algorithm_is(tmp_path: Path, algorithm: str 
     if read:
         assert open_checkpoint(folder).check() == ()
     else:
-        with pytest.raises(CheckpointError, match="quant_algo"):
+        with pytest.raises(CheckpointError, match="quant_algo" if algorithm else "it has a tensor .*weight_scale"):
             open_checkpoint(folder)
+
+
+def test_dense_weights_with_a_quantised_cache_are_read_as_they_are(tmp_path: Path) -> None:
+    folder = write_baseline("qwen2-tiny", tmp_path / "model")
+    dense = open_checkpoint(folder)
+    quantised = {"quant_algo": None, "kv_cache_quant_algo": "FP8"}
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": quantised}))
+    name = "model.layers.0.self_attn.k_proj.k_scale"
+    edit_tensors(folder, add(name, 0.03))
+
+    checkpoint = open_checkpoint(folder)
+
+    assert checkpoint.check() == ()
+    assert checkpoint.files.entries == dense.files.entries
+    storage = checkpoint.storage()
+    assert (storage.format, storage.packed_weights) == ("ModelOpt", 0)
+    assert storage.quantisation == Quantisation("NVIDIA ModelOpt", "ModelOpt (KV cache as FP8)")
+    edit_tensors(folder, put(name, first(float("nan"))))
+    assert [defect.tensor for defect in open_checkpoint(folder).check()] == [name]
+    edit_tensors(folder, put(WEIGHT, lambda weight: weight.to(torch.float8_e4m3fn)))
+    with pytest.raises(CheckpointError, match="quant_algo is 'None'"):
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("target", ["re:(a+)+$", "re:.*.*.*.*x", 7, None])

@@ -13,7 +13,7 @@ reader is therefore refused by name, and never leads to a verdict.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from invarlock.checkpoints.equivalence.names import under_names_of
@@ -21,6 +21,7 @@ from invarlock.checkpoints.formats import FORMATS as READERS
 from invarlock.checkpoints.formats import adapter, dense, gguf, mxfp4
 from invarlock.checkpoints.formats.folder import CheckpointFolder, find_quantisation, read_document
 from invarlock.checkpoints.formats.interface import DEQUANTISE, Checkpoint, Format, unreadable
+from invarlock.checkpoints.formats.packed import PackedCheckpoint
 from invarlock.checkpoints.layout import ADAPTER_FILES, CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, TensorEntry, read_checkpoint
 from invarlock.errors import CheckpointError
@@ -101,6 +102,8 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
     elif found not in (adapter.FORMAT, gguf.FORMAT, mxfp4.FORMAT):
         _refuse_packed_stacks(found, source)
     checkpoint = found.open(source)
+    if isinstance(checkpoint, PackedCheckpoint):
+        checkpoint = replace(checkpoint, base=base)
     _refuse_wrappers(folder, checkpoint.files.entries)
     _check_sizes(folder, checkpoint.files)
     return checkpoint if base is None else under_names_of(read_checkpoint(base).entries, checkpoint)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invarlock.checkpoints.architectures import ARCHITECTURES
 from invarlock.checkpoints.families import ROLES
 from invarlock.checkpoints.formats.interface import ACTIVATIONS, PACKING, SCALE, Defect, Quantisation, Storage
-from invarlock.checkpoints.safetensors_files import ITEM_BYTES, CheckpointFiles, TensorEntry
+from invarlock.checkpoints.safetensors_files import ITEM_BYTES, CheckpointFiles, TensorEntry, read_checkpoint
 from invarlock.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class PackedTensor:
         name: the name of the dense tensor.
         dtype: the dtype of the dense tensor, in safetensors' notation ("BF16").
         shape: the shape of the dense tensor.
-        parts: the names of the stored tensors, by their purpose ("codes", "scale").
-        scales: the keys of ``parts`` whose values must be finite and not zero.
+        parts: the names of the stored tensors, by their purpose ("codes", "scale"); the codes are first.
+        scales: the keys of ``parts`` whose values must be finite, and not zero unless the baseline's weights are.
         unpack: makes the dense tensor from the parts, given as PyTorch tensors; it may raise ``CheckpointError``.
         inspect: yields further defects in the values of the parts: the kind of defect, and the reason.
     """
@@ -70,6 +71,7 @@ class PackedCheckpoint:
         format_name: the format's common name.
         quantisation: how the weights were quantised.
         static: the names that the scale of a module's inputs may have, for the modules that need one.
+        base: the folder of the dense baseline, if it is known.
     """
 
     stored: CheckpointFiles
@@ -79,6 +81,7 @@ class PackedCheckpoint:
     format_name: str
     quantisation: Quantisation
     static: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    base: Path | None = None
 
     @cached_property
     def files(self) -> CheckpointFiles:
@@ -149,14 +152,31 @@ class PackedCheckpoint:
 
     def _broken_scales(self) -> Iterator[Defect]:
         # imported here so that recognising the format does not need PyTorch
-        from invarlock.checkpoints.formats.unpacking import broken_values, read_stored
+        from invarlock.checkpoints.formats.unpacking import broken_values, not_finite, read_stored
 
         for name, tensor in self.packed.items():
             for part in tensor.scales:
                 stored = tensor.parts[part]
-                problem = broken_values(read_stored(self.stored, stored))
-                if problem is not None:
+                scale = read_stored(self.stored, stored)
+                problem = broken_values(scale)
+                if problem is not None and (not_finite(scale) or not self._is_of_zeros(tensor, part, scale)):
                     yield Defect(name, SCALE, f"{stored.rpartition('.')[2]}: {problem}")
+
+    def _is_of_zeros(self, tensor: PackedTensor, part: str, scale: torch.Tensor) -> bool:
+        """Return whether all weights whose scale is zero are zero in the baseline."""
+        # imported here so that recognising the format does not need PyTorch
+        from invarlock.checkpoints.formats.unpacking import filled, read_stored
+
+        base = None if self.base is None else read_checkpoint(self.base)
+        if base is None or base.shapes.get(tensor.name) != tensor.shape:
+            return False
+        parts = {name: read_stored(self.stored, stored) for name, stored in tensor.parts.items()}
+        codes = next(iter(tensor.parts))
+        # with a scale of 1 where it is zero, and else 0, one of two different codes gives another weight than zero
+        ones = (scale == 0).to(scale.dtype)
+        low, high = (tensor.unpack({**parts, codes: code, part: ones}) for code in filled(parts[codes]))
+        before: torch.Tensor = read_stored(base, tensor.name)
+        return not bool((before[(low != 0) | (high != 0)] != 0).any())
 
     def _broken_parts(self) -> Iterator[Defect]:
         # imported here so that recognising the format does not need PyTorch

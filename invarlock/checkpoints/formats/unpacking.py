@@ -49,6 +49,11 @@ def _counted(found: torch.Tensor, what: str) -> str | None:
     return f"{count} of {found.numel()} values {'is' if count == 1 else 'are'} {what}" if count else None
 
 
+def filled(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return codes that are all 0, and codes that are all the same other number, in the same storage."""
+    return torch.zeros_like(codes), torch.ones_like(codes) if codes.is_floating_point() else ~torch.zeros_like(codes)
+
+
 def unpack_words(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
     """Return the unsigned codes in each row of int32 words, lowest bits first, as int32 (rows, columns).
 

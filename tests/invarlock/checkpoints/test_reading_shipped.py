@@ -901,3 +901,19 @@ def test_awq_for_exllama_is_stored_as_gemm(tmp_path: Path) -> None:
 
     assert checkpoint.check() == ()
     assert all(torch.equal(checkpoint.read(name), gemm.read(name)) for name in gemm.files.entries)
+
+
+@pytest.mark.parametrize("name", ["gptq", "gptq-3bit", "gptq-asym", "awq", "auto-round"])
+def test_a_scale_of_zero_is_right_where_its_group_is_zero_in_the_baseline(name: str, tmp_path: Path) -> None:
+    folder, base = restore(name, tmp_path / "subject"), write_baseline(baseline_of(name), tmp_path / "base")
+    edit_tensors(folder, scale_is(0.0))
+
+    def kill(tensors: Tensors) -> None:
+        tensors[f"{UP}.weight"][0, :32] = 0
+
+    assert [defect.tensor for defect in open_checkpoint(folder, base).check()] == [f"{UP}.weight"]
+    edit_tensors(base, kill)
+
+    assert open_checkpoint(folder, base).check() == ()
+    edit_tensors(folder, lambda tensors: tensors[f"{UP}.scales"][1].fill_(0.0))
+    assert [defect.tensor for defect in open_checkpoint(folder, base).check()] == [f"{UP}.weight"]

@@ -454,6 +454,45 @@ def test_a_defect_is_one_line_that_names_the_layer(
     assert readable(checkpoint) >= 49
 
 
+# The rows and columns of weights that share the first scale.
+GROUPS: dict[str, tuple[str, int, int]] = {
+    "compressed-tensors-w8a8": (SCALE, 1, 128),
+    "compressed-tensors-w4a16": (SCALE, 1, 32),
+    "compressed-tensors-w4a16-asym": (SCALE, 1, 32),
+    "compressed-tensors-fp8": (SCALE, 1, 128),
+    "compressed-tensors-nvfp4": (SCALE, 1, 16),
+    "block-fp8": (INVERSE, 48, 80),
+    "autofp8": (SCALE, 384, 128),
+    "modelopt-nvfp4": (SCALE, 1, 16),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_scale_of_zero_is_right_where_all_its_weights_are_zero_in_the_baseline(
+    made: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    scale, rows, columns = GROUPS[name]
+    folder = tmp_path / "subject"
+    shutil.copytree(made(name), folder)
+    edit_tensors(folder, put(scale, (lambda one: one * 0) if name == "autofp8" else first(0.0)))
+
+    def baseline(kind: str, last: float) -> Path:
+        def kill(tensors: dict[str, torch.Tensor]) -> None:
+            tensors[WEIGHT][:rows, :columns] = 0
+            tensors[WEIGHT][rows - 1, columns - 1] = last
+
+        return edit_tensors(write_baseline("qwen2-tiny", tmp_path / kind), kill)
+
+    dead, alive = baseline("dead", 0.0), baseline("alive", 0.01)
+
+    assert open_checkpoint(folder, dead).check() == ()
+    assert not open_checkpoint(folder, dead).read(WEIGHT)[:rows, :columns].any()
+    assert [defect.tensor for defect in open_checkpoint(folder, alive).check()] == [WEIGHT]
+    assert [defect.tensor for defect in open_checkpoint(folder).check()] == [WEIGHT]
+    edit_tensors(folder, put(scale, lambda one: (one.float() * float("nan")).to(one.dtype)))
+    assert [defect.tensor for defect in open_checkpoint(folder, dead).check()] == [WEIGHT]
+
+
 STATIC = ("autofp8", "modelopt-fp8", "w8a8-static")
 INPUTS = f"{LAYER}.input_scale"
 

@@ -33,6 +33,8 @@ class GPTQFormat:
         """
         stated = source.quantisation
         version = stated.get("checkpoint_format") or stated.get("format") or "gptq"
+        if stated.get("is_marlin_format") is True:  # AutoGPTQ's name before checkpoint_format
+            version = "marlin"
         if version not in ("gptq", "gptq_v2"):
             raise unreadable(source.path, self, f"its checkpoint_format is {str(version)[:40]!r}")
         layout = read_layout(source, self, along_outputs=False, zero_offset=0 if version == "gptq_v2" else 1)

@@ -185,6 +185,7 @@ def test_bits_that_contradict_the_shapes_are_a_defect_of_every_module(
         ("awq", {"version": "gemv"}, "gemv"),
         ("gptq", {"bits": "four"}, "four"),
         ("gptq", {"bits": 4, "checkpoint_format": "marlin"}, "marlin"),
+        ("gptq", {"is_marlin_format": True}, "marlin"),
         ("auto-round", {"packing_format": "auto_round:mlx"}, "mlx"),
     ],
 )

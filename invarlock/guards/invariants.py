@@ -52,7 +52,7 @@ def derive_invariants(
     These fail: non-finite values; missing, unexpected or reshaped tensors; embedding rows that do not fit config or
     tokenizer; a tokenizer with other tokens; a changed tie; a matrix with the values of another matrix; a changed
     tensor outside the scope of the edit; defects of packed weights; configuration that changes the computation on the
-    scored text. These warn: a dtype that changed in a part of a dense checkpoint, a bias or norm that became zero,
+    scored text. These warn: a dtype that changed in a part of a dense checkpoint, a bias that became zero,
     packing that saves little, and other differences of configuration. An added bias of zeros is neither.
 
     Args:
@@ -74,7 +74,7 @@ def derive_invariants(
         *_storage_violations(baseline, subject),
         *_tensor_violations(baseline, subject, declared),
         *_copies(baseline, subject, "warn" if meant_to_change else "fail"),
-        *_zeroed_vectors(baseline, subject),
+        *_zeroed_biases(baseline, subject),
         *_embedding_violations(baseline, subject, declared),
         *_tie_violations(baseline, subject, "untied_head" in equivalence),
         *_config_violations(baseline, subject, declared),
@@ -259,11 +259,14 @@ def _copies(baseline: Facts, subject: Facts, severity: str) -> Iterator[Violatio
             yield _violation(name, "copy", reason, severity)
 
 
-def _zeroed_vectors(baseline: Facts, subject: Facts) -> Iterator[Violation]:
-    """Yield the biases and norms whose values all became zero; a bias may matter little to the scored text."""
+def _zeroed_biases(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    """Yield the biases whose values all became zero, which may matter little to the scored text.
+
+    A norm may become zero when it is folded into the matrices that read it.
+    """
     for name, own in sorted(subject["tensors"].items()):
         base = baseline["tensors"].get(name)
-        if base is None or len(own["shape"]) != 1 or own["digest"] == base["digest"]:
+        if base is None or len(own["shape"]) != 1 or own["digest"] == base["digest"] or own["family"] == "norm":
             continue
         zeros = [_digest_of_zeros(side["shape"][0], side["dtype"]) for side in (own, base) if len(side["shape"]) == 1]
         if zeros[0] == own["digest"] and base["digest"] not in zeros:

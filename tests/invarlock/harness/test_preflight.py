@@ -110,7 +110,10 @@ def test_a_pack_is_not_written_over_and_its_key_is_read(tmp_path: Path) -> None:
     assert list(check_pack(run, cases)) == []
 
     run.pack_path.mkdir(parents=True)
-    assert codes(check_pack(run, cases)) == [Code.RUN_CANNOT_BEGIN]
+    # once, though the folder of the run is not empty either
+    assert codes([*check_run_directory(run, cases), *check_pack(run, cases)]) == [Code.RUN_CANNOT_BEGIN]
+    other = planned(tmp_path / "other", pack_dir=str(run.pack_path))
+    assert codes([*check_run_directory(*other), *check_pack(*other)]) == [Code.RUN_CANNOT_BEGIN]
     assert list(check_pack(*planned(tmp_path / "run", no_pack=True))) == []
 
 

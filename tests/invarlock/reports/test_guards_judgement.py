@@ -122,6 +122,13 @@ def test_a_bias_that_became_zero_warns(shape: list[int], dtype: str, *, was_zero
     assert block["passed"]
 
 
+def test_a_norm_may_become_zero_because_it_is_folded_into_what_reads_it() -> None:
+    folded = facts()
+    folded["tensors"]["norm.weight"]["digest"] = tensor_digest(torch.zeros(4, dtype=torch.bfloat16))
+
+    assert judged(folded) == ("pass", [])
+
+
 def test_a_matrix_with_the_values_of_another_fails_unless_a_change_is_meant() -> None:
     def side(shape: tuple[int, int] = (6, 4), **digests: str) -> dict[str, Any]:
         whole = facts(**{f"{name}.weight": ("BF16", [*shape], "ffn", 0) for name in digests})

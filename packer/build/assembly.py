@@ -98,15 +98,15 @@ def gather_files(
     check_schema(manifest, "scenarios", where=str(scenarios))
     categories = {row["id"]: row["category"] for row in manifest["scenarios"]}
     for path in reports:
-        data = _read(path)
-        place = _place(data, path, categories)
+        document = _report(_read(path), path)
+        place = _place(document, path, categories)
         if place in files:
             raise UsageError(
                 f"a second report for the case {place}; give one report per case",
                 code=Code.BUILD_INPUT_UNUSABLE,
                 where=str(path),
             )
-        files |= _report_files(data, path, place)
+        files |= _report_files(document, path, place)
     files |= _references(files, presets, baselines)
     optional = {
         layout.PYTEST_REPORT: pytest_report,
@@ -155,8 +155,7 @@ def gather_pair(
         UsageError: when the report is a case of a run, or a material is malformed.
         ReportError: when a file is not a report.
     """
-    data = _read(report)
-    document = _report(data, report)
+    document = _report(_read(report), report)
     if document["context"]["suite"] != layout.PAIR_SUITE:
         raise UsageError(
             f"a case of a run (suite {document['context']['suite']}); give the run's verdict with --final-verdict",
@@ -165,8 +164,8 @@ def gather_pair(
         )
     manifest = pair_manifest(document)
     files: dict[str, Path | bytes] = {layout.SCENARIOS: dump_json(manifest)}
-    place = _place(data, report, {row["id"]: row["category"] for row in manifest["scenarios"]})
-    files |= _report_files(data, report, place)
+    place = _place(document, report, {row["id"]: row["category"] for row in manifest["scenarios"]})
+    files |= _report_files(document, report, place)
     runtime = report.with_name(layout.RUNTIME_MANIFEST)
     files[layout.sibling(place, layout.RUNTIME_MANIFEST)] = _moved(_read(runtime), runtime, place)
     files |= _references(files, presets, [baseline or report.parent / "baseline" / layout.REPORT_NAME])
@@ -193,10 +192,10 @@ def _moved(data: bytes, path: Path, place: str) -> bytes:
     return dump_json({**document, "report": {**document["report"], "path": place}})
 
 
-def _report_files(data: bytes, path: Path, place: str) -> dict[str, Path | bytes]:
+def _report_files(report: Mapping[str, Any], path: Path, place: str) -> dict[str, Path | bytes]:
     """Return a report with the files in its folder, by their paths in a pack."""
     # a served subject was not edited here, so it has no edit metadata
-    needed = [name for name in layout.SIDECARS if not (name == layout.EDIT_METADATA and is_served(_report(data, path)))]
+    needed = [name for name in layout.SIDECARS if not (name == layout.EDIT_METADATA and is_served(report))]
     more = (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS, layout.PAGE)
     found = [*needed, *(name for name in more if path.with_name(name).is_file())]
     return {place: _source(path), **{layout.sibling(place, name): _source(path.with_name(name)) for name in found}}
@@ -273,9 +272,9 @@ def _preset_files(folder: Path, models: Iterable[str]) -> Iterator[str]:
             yield null_run_name(model, row["run"])
 
 
-def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> str:
+def _place(report: Mapping[str, Any], path: Path, categories: Mapping[str, str]) -> str:
     """Return the pack path of a report."""
-    meta = _report(data, path)["meta"]
+    meta = report["meta"]
     if meta["scenario"] not in categories:
         words = f"{meta['scenario']!r} is not a scenario of the manifest"
         raise ReportError(words, where=str(path), field="meta.scenario", code=Code.REPORT_MALFORMED)

@@ -161,7 +161,7 @@ def signature_file(folder: Path) -> Path:
     """Return the file of a checkpoint's signature.
 
     Raises:
-        CheckpointError: when there is none.
+        CheckpointError: when the folder has no ``model.sig``.
     """
     path = checkpoint_folder(folder) / SIGNATURE_FILE
     if not path.is_file():

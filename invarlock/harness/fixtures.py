@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from invarlock.harness.cases.case_runner import CaseRunner
 
 
-# The key of the case that this process runs after the current test; None if there is none.
+# The key of the case that this process runs after the current test; None after its last case.
 FOLLOWING = pytest.StashKey[Case | None]()
 
 

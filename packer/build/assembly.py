@@ -27,7 +27,7 @@ MAX_MATERIAL_BYTES = 1024**3
 
 
 class FilesOnDisk(Mapping[str, bytes]):
-    """Files by their path in a pack; those that are given as paths are read when they are asked for."""
+    """The files of a pack, by their path in it; a file on disk is read at each access, and not kept in memory."""
 
     def __init__(self, sources: Mapping[str, Path | bytes]) -> None:
         self._sources = dict(sources)

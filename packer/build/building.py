@@ -48,9 +48,9 @@ from invarlock.verdict.rendering import headline, render_verdict_text
 class PackContent:
     """The content of a pack.
 
-    ``files`` maps pack paths to bytes: reports with their accompanying files, baselines, metadata; each is asked for
-    once, so the mapping may read files when it is asked. Everything under
-    ``results/``, the ``verify.json`` files, README, checksums and manifest are derived from them.
+    ``files`` maps pack paths to bytes: reports with their accompanying files, baselines, metadata. The builder accesses
+    each once, so the mapping may read a file when it is accessed. Everything under ``results/``, the ``verify.json``
+    files, README, checksums and manifest are derived from them.
     ``claimed_verdict`` must equal the derived verdict; its time is kept. ``report_assurance`` is the level required of
     the reports when the pack is read back: that each verifies, that clean ones were also made in a container, or
     nothing. ``has_page`` says whether the pack gets an overview page, ``index.html``.

@@ -1,7 +1,7 @@
 """Regular expressions for names of modules, which quantisation configs contain.
 
-A config comes from whoever made the checkpoint, and a pattern can be made to take years for one name. So a match has a
-time limit, which a pattern that any tool wrote never reaches.
+Configs are not trusted: a pattern can be written so that matching one name takes years. Each match therefore has a time
+limit, which the patterns that tools write never reach.
 
 Example::
 
@@ -21,7 +21,7 @@ class UnusablePatternError(ValueError):
 
 
 def matches(pattern: str, module: str) -> bool:
-    """Return whether a name of a module begins with a match of a pattern, as ``re.match`` does.
+    """Return whether a pattern matches the beginning of a module's name, as ``re.match`` does.
 
     Raises:
         UnusablePatternError: when the pattern cannot be evaluated.

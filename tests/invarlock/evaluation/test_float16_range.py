@@ -33,7 +33,12 @@ def stored(folder: Path, dtype: torch.dtype, factor: float) -> Path:
 
 @pytest.mark.parametrize(
     ("dtype", "factor", "warns"),
-    [(torch.float16, FACTOR, True), (torch.float16, 1.0, False), (torch.bfloat16, FACTOR, False)],
+    [
+        (torch.float16, FACTOR, True),
+        (torch.float16, 1.0, False),
+        (torch.bfloat16, FACTOR, False),
+        (torch.float32, FACTOR, False),
+    ],
 )
 def test_values_beyond_float16_are_a_warning_of_a_checkpoint_in_float16(
     tmp_path: Path, dtype: torch.dtype, factor: float, *, warns: bool

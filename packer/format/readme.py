@@ -44,7 +44,7 @@ RUN = (
 )
 # ``invarlock evaluate`` compares one checkpoint, and shows nothing about destructive edits and faults.
 COMPARISON = (
-    "one comparison by InvarLock: the reports of a checkpoint and of its baseline, the verdict",
+    "one comparison by InvarLock: the reports of a checkpoint and of its baseline, the\nverdict",
     "PASS means that the checkpoint stayed within the limits of `resolved_policy` in its report, on the text in the "
     "report. It\nsays nothing about other text, and no broken checkpoint was measured to show that these limits find "
     "one.",

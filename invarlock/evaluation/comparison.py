@@ -47,7 +47,7 @@ from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, 
 from invarlock.evaluation.tokenizer_facts import subject_tokenizer_facts, tokenizer_facts
 from invarlock.evaluation.windows import Draw, draw_windows, join_draws
 from invarlock.guards.structure import missing_tensors, stated_sizes
-from invarlock.guards.variance import propose_scales
+from invarlock.guards.variance import SCALED_PROBE_WINDOWS, SCALED_WINDOWS, propose_scales
 from invarlock.judgement.expectations import Expectation
 from invarlock.judgement.widths import width_of
 from invarlock.pages.parts import counted
@@ -173,8 +173,8 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
     The guards on weights measure the dense tensors that packed tensors represent. ``placement`` decides whether the
     model is scored with these dense tensors or as it is stored.
 
-    If scales of FFN outputs are proposed, the subject is scored again with them. With ``probe_outputs``, both models
-    are also measured over the probe's windows.
+    If scales of FFN outputs are proposed, the subject is scored again with them, on a few windows. With
+    ``probe_outputs``, both models are also measured over the probe's windows.
 
     Weights that differ by more than rounding are compared in a form that both models share, if one is found.
 
@@ -242,14 +242,14 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
         return unscored(str(error))
     scored = time.perf_counter()
 
-    def score_scaled(outputs: Mapping[str, Any], found: ActivationFacts) -> Scores | None:
+    def score_scaled(outputs: Mapping[str, Any], found: ActivationFacts, windows: int) -> Scores | None:
         scales = propose_scales(outputs["modules"], found.variance["modules"], comparison.variance_policy)
         if not scales:
             return None
         with scaled_outputs(model, scales):
-            return score_blocks(model, draw.final.blocks, preview.batch_size, room)
+            return score_blocks(model, [draw.final.first_slice[:windows]], preview.batch_size, room)
 
-    scaled = score_scaled(baseline.outputs, final.activations)
+    scaled = score_scaled(baseline.outputs, final.activations, SCALED_WINDOWS)
     measured = time.perf_counter()
     seconds |= {
         "load": loaded - weights_read,
@@ -272,7 +272,7 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
     )
     if baseline.probe_outputs is None or final.probe is None:
         return result
-    probe_scaled = score_scaled(baseline.probe_outputs, final.probe)
+    probe_scaled = score_scaled(baseline.probe_outputs, final.probe, SCALED_PROBE_WINDOWS)
     seconds["probe"] = time.perf_counter() - measured
     return replace(result, probe=final.probe, probe_scaled=probe_scaled)
 

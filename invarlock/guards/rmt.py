@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from invarlock.documents.blocks import Violation
 from invarlock.guards.guard import Guard, NullPart, Probe
@@ -20,10 +20,7 @@ from invarlock.guards.rmt_families import (
     derive_families,
     epsilon_needed,
     families_beyond,
-    family_level,
-    family_limit,
     growth,
-    is_judged_by_largest,
     layers_beyond,
 )
 from invarlock.judgement.context import Context
@@ -47,25 +44,15 @@ from invarlock.statistics.rounding import rounded
 Block = Mapping[str, Any]
 Modules = Mapping[str, Block]
 
-# The columns of the page's table of families, for each of the two measurement contracts.
-_COLUMNS = (
-    ("family", "more than half of its layers moved by", "limit", "largest growth", "largest fall"),
-    ("change", "limit", "largest_growth", "largest_fall"),
-)
-_FIRST_COLUMNS = (
-    ("family", "largest edge risk, baseline", "subject", "growth", "limit"),
-    ("baseline", "subject", "growth", "epsilon"),
-)
-
 
 class GrowthMetrics(TypedDict):
-    """The extremes of the growth of edge risks, and what exceeds a limit; the first contract has no layers."""
+    """The extremes of the growth of edge risks, and what exceeds a limit."""
 
     modules: int
     largest_growth: float | None
     largest_fall: float | None
     violating_families: list[str]
-    violating_layers: NotRequired[list[str]]
+    violating_layers: list[str]
 
 
 class RmtBlock(TypedDict):
@@ -110,9 +97,9 @@ def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any], *, unchanged: 
     """
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     growths = _growths(before, after)
-    families, first = derive_families(raw, policy), is_judged_by_largest(raw)
-    beyond = [(f"family {family}", reason) for family, reason in families_beyond(families, policy)]
-    layers = [] if first else list(layers_beyond(growths, LAYER_GROWTH, LAYER_FALL))
+    families = derive_families(raw, policy)
+    beyond = [(f"family {family}", reason) for family, reason in families_beyond(families)]
+    layers = list(layers_beyond(growths, LAYER_GROWTH, LAYER_FALL))
     severity, more = ("warn", f"; {SAME_ANSWERS}") if unchanged else ("fail", "")
     violations = [
         *_unmeasured(before, after),
@@ -126,9 +113,8 @@ def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any], *, unchanged: 
         "largest_growth": max(known, default=None),
         "largest_fall": min(known, default=None),
         "violating_families": [name for name, _ in beyond],
+        "violating_layers": [name for name, _ in layers],
     }
-    if not first:
-        metrics["violating_layers"] = [name for name, _ in layers]
     return {
         "status": status,
         "passed": status in ("pass", "warn"),
@@ -196,16 +182,12 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
 
 
 def _limits_used(block: Block, limits: Block) -> Shares:
-    metrics = block["metrics"]
-    of_limits = {*metrics["violating_families"], *metrics.get("violating_layers", ())}
+    of_limits = {*block["metrics"]["violating_families"], *block["metrics"]["violating_layers"]}
     if any(row["severity"] in ("error", "fail") and row["module"] not in of_limits for row in block["violations"]):
         return {"rmt.epsilon": None}
-    families = [row for row in block["families"].values() if family_level(row) is not None]
-    used = {"rmt.epsilon": largest_share(share_of(family_level(row), family_limit(row)) for row in families)}
-    if "violating_layers" not in metrics:
-        return {**used, "rmt.max_fall": largest_share(share_of(-row["growth"], limits["max_fall"]) for row in families)}
+    families = [row for row in block["families"].values() if row["change"] is not None]
     return {
-        **used,
+        "rmt.epsilon": largest_share(share_of(row["change"], row["limit"]) for row in families),
         "rmt.layer_growth": largest_share(share_of(row["largest_growth"], LAYER_GROWTH) for row in families),
         "rmt.layer_fall": largest_share(share_of(-row["largest_fall"], LAYER_FALL) for row in families),
     }
@@ -214,13 +196,16 @@ def _limits_used(block: Block, limits: Block) -> Shares:
 def _signalled_modules(block: Block) -> list[str] | None:
     if "metrics" not in block:
         return None
-    return [*block["metrics"]["violating_families"], *block["metrics"].get("violating_layers", ())]
+    return [*block["metrics"]["violating_families"], *block["metrics"]["violating_layers"]]
 
 
 def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
     families = list(islice(sorted(block["families"].items()), MAX_ROWS))
-    heading, keys = _COLUMNS if "violating_layers" in block["metrics"] else _FIRST_COLUMNS
-    yield data_table(heading, [(family, *map(number_cell, (row[key] for key in keys))) for family, row in families])
+    keys = ("change", "limit", "largest_growth", "largest_fall")
+    yield data_table(
+        ("family", "more than half of its layers moved by", "limit", "largest growth", "largest fall"),
+        [(family, *map(number_cell, (row[key] for key in keys))) for family, row in families],
+    )
     yield data_table(
         ("layer", "growth of its edge risk"),
         [(element("code", module), number_cell(block["modules"][module])) for module in most_changed(block["modules"])],
@@ -252,8 +237,7 @@ def _raw_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterat
 
 def _null_families(change: NullChange, policy: Block) -> dict[str, float]:
     families = derive_rmt(change.pair("rmt"), policy["rmt"])["families"]
-    levels = {name: family_level(row) for name, row in families.items()}
-    return {name: level for name, level in levels.items() if level is not None}
+    return {name: row["change"] for name, row in families.items() if row["change"] is not None}
 
 
 def _null_modules(change: NullChange, policy: Block) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The variance guard's judgement: whether undoing a scale change of FFN outputs would reduce the loss.
 
-The guard only signals that scales could help; it is never a gate.
+The guard only signals that scales could help; it is never a gate. A subject with proposed scales is therefore scored
+again on a few windows only: 16 of them gave the same warnings as all 64 (docs/statistics.md).
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from invarlock.statistics.rounding import rounded
 # Half a percent of perplexity, in nats per token. Formats that shrink weights, such as MXFP4, and fine-tunes cost less
 # (docs/statistics.md). A gain that is significant but smaller passes the predictive gate without a warning.
 LEAST_WARNED_GAIN = 0.005
+# The final windows of the first slice on which a subject is scored with the proposed scales, and those of the probe.
+SCALED_WINDOWS = 16
+SCALED_PROBE_WINDOWS = 64
 Block = Mapping[str, Any]
 Modules = Mapping[str, Block]
 
@@ -55,9 +59,10 @@ def derive_variance(
 ) -> dict[str, Any]:
     """Return status, proposed scales, their gain and the predictive gate.
 
-    Let A be the subject's loss on the final windows and B its loss with the scales applied. Scales are worth applying
-    if the mean of B - A and the upper end of its interval are at most -min_effect. A one-sided interval puts all of
-    alpha at this end. The guard warns if that end is also at least half a percent below zero.
+    Let A be the subject's loss and B its loss with the scales applied, both on the first ``SCALED_WINDOWS`` final
+    windows of the first slice. Scales are worth applying if the mean of B - A and the upper end of its interval are at
+    most -min_effect. A one-sided interval puts all of alpha at this end. The guard warns if that end is also at least
+    half a percent below zero.
 
     Args:
         raw: ``baseline`` and ``subject``, each with ``modules`` (by name: rms); ``subject`` with ``scaled_logloss``.
@@ -65,7 +70,7 @@ def derive_variance(
         windows: ``evaluation_windows.final`` of the report.
         bootstrap: ``replicates``, ``alpha`` and ``seed`` of the interval.
     """
-    return _derived(raw, policy, windows, bootstrap, LEAST_WARNED_GAIN)
+    return _derived(raw, policy, _first(windows, SCALED_WINDOWS), bootstrap, LEAST_WARNED_GAIN)
 
 
 def _derived(
@@ -105,9 +110,16 @@ def derive_ve_probe(
     raw: Mapping[str, Any], policy: Mapping[str, Any], windows: Mapping[str, Any], bootstrap: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the probe's result: the guard's numbers over more windows, and whether it would intervene."""
-    block = _derived(raw, policy, windows, bootstrap, 0.0)
+    block = _derived(raw, policy, _first(windows, SCALED_PROBE_WINDOWS), bootstrap, 0.0)
     kept = ("modules", "proposed_scales", "ab_gain", "predictive_gate", "violations")
     return {"detected": block["predictive_gate"]["passed"], **{key: block[key] for key in kept}}
+
+
+def _first(windows: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Return the losses and token counts of the first windows of the first slice, ``most`` at most."""
+    slices = windows.get("slices")
+    count = min(most, slices.count(slices[0]) if slices else most)
+    return {key: windows[key][:count] for key in ("logloss", "token_counts")}
 
 
 def _ratio(before: float | None, after: float | None) -> float | None:
@@ -184,7 +196,11 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _min_effect(changes: Sequence[Sequence[float]], policy: Block, windows: int) -> dict[str, Any]:
-    """Return z * sigma / sqrt(n), where sigma is the deviation of loss differences within a change, for n windows."""
+    """Return z * sigma / sqrt(n), where sigma is the deviation of loss differences within a change.
+
+    n is the number of windows that are scored with scales: ``windows``, or ``SCALED_WINDOWS`` if there are more.
+    """
+    windows = min(windows, SCALED_WINDOWS)
     spreads = [_spread(deltas) for deltas in changes]
     sigma = math.sqrt(math.fsum(spreads) / len(spreads))
     alpha = policy["primary_metric"]["alpha"]

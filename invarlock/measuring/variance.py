@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from invarlock.guards.variance import SCALED_PROBE_WINDOWS, SCALED_WINDOWS
 from invarlock.measuring import rmt, spectral
 
 CONTRACT: Mapping[str, Any] = {
@@ -15,6 +16,11 @@ CONTRACT: Mapping[str, Any] = {
     "reads": "outputs of FFN output projections; of experts their weighted sum",
     "measure": "root mean square over tokens and features, in float64",
     "windows": rmt.CONTRACT["windows"],
+    "scaled_windows": {
+        "report": SCALED_WINDOWS,
+        "probe": SCALED_PROBE_WINDOWS,
+        "choice": "the first final windows of the first slice",
+    },
 }
 
 

@@ -1,6 +1,7 @@
 """What follows from edge risks and outputs: growth and collapse, proposals and their gain."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,14 @@ from typing import Any
 import pytest
 
 from invarlock.guards.rmt import RMT, derive_rmt, derive_rmt_probe
-from invarlock.guards.rmt_families import FIRST_CONTRACT
-from invarlock.guards.variance import derive_variance, derive_ve_probe, propose_scales
+from invarlock.guards.variance import (
+    SCALED_PROBE_WINDOWS,
+    SCALED_WINDOWS,
+    VARIANCE,
+    derive_variance,
+    derive_ve_probe,
+    propose_scales,
+)
 from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.reports.policy import resolve_policy
 
@@ -19,24 +26,19 @@ BOOTSTRAP = {"replicates": 200, "alpha": 0.05, "seed": 1}
 SMOLLM2 = json.loads((Path(__file__).parents[2] / "data/edge_risks/smollm2-135m.json").read_bytes())
 
 
-def side(contract: str = "0" * 16, /, **risks: float | None) -> dict[str, Any]:
+def side(**risks: float | None) -> dict[str, Any]:
     rows = {
         name: {
             "family": name.partition("_")[0], "tokens": 100, "features": 8, "nonfinite": 0, "edge_risk": risk,
         }
         for name, risk in risks.items()
     }  # fmt: skip
-    return {"measurement_contract_hash": contract, "modules": rows}
+    return {"measurement_contract_hash": "0" * 16, "modules": rows}
 
 
-def first_contract(**risks: float | None) -> dict[str, Any]:
-    """Return a side that was measured when families were judged by their largest edge risk."""
-    return side(FIRST_CONTRACT, **risks)
-
-
-def of_smollm2(risks: Sequence[float], contract: str = "0" * 16) -> dict[str, Any]:
+def of_smollm2(risks: Sequence[float]) -> dict[str, Any]:
     named = dict(zip(SMOLLM2["layers"], risks, strict=True))
-    return side(contract, **{f"{'attn' if 'attn' in name else 'ffn'}_{name}": risk for name, risk in named.items()})
+    return side(**{f"{'attn' if 'attn' in name else 'ffn'}_{name}": risk for name, risk in named.items()})
 
 
 def rmt(before: dict[str, Any], after: dict[str, Any]) -> Any:
@@ -138,41 +140,6 @@ def test_a_model_of_thirty_blocks_that_is_broken_in_all_or_in_one_late_block_fai
     assert max(share or 0.0 for share in RMT.limits_used(block, POLICY["rmt"]).values()) > 1
 
 
-def test_reports_of_the_first_contract_are_judged_by_the_largest_edge_risk_as_they_were() -> None:
-    def judge(name: str, kind: str) -> str:
-        sides = [SMOLLM2["baseline"], SMOLLM2[kind][name]["edge_risks"]]
-        return str(rmt(*(of_smollm2(risks, FIRST_CONTRACT) for risks in sides))["status"])
-
-    # a false alarm and a blind spot, which a report that was made with them keeps
-    assert judge("magnitude_prune:0.08:ffn", "harmless") == "fail"
-    assert judge("output projection of block 25 zero", "broken") == "pass"
-
-
-@pytest.mark.parametrize(
-    ("after", "status", "reasons"),
-    [
-        (2.02, "pass", []),
-        (2.021, "fail", ["its largest edge risk grew by 0.0105, limit 0.01"]),
-        (1.8, "pass", []),
-        (1.79, "fail", ["its largest edge risk fell by 0.105, limit 0.1"]),
-    ],
-)
-def test_growth_and_collapse_of_the_largest_of_a_family_fail_under_the_first_contract(
-    after: float, status: str, reasons: list[str]
-) -> None:
-    block = rmt(first_contract(ffn_a=2.0, ffn_b=1.0), first_contract(ffn_a=after, ffn_b=0.1))
-
-    assert block["status"] == status
-    assert [row["reason"] for row in block["violations"] if row["severity"] == "fail"] == reasons
-    assert block["families"]["ffn"].keys() == {"modules", "baseline", "subject", "growth", "epsilon"}
-    assert "violating_layers" not in block["metrics"]
-    used = RMT.limits_used(block, POLICY["rmt"])
-    assert used == {
-        "rmt.epsilon": pytest.approx(max(0.0, after / 2 - 1) / 0.01),
-        "rmt.max_fall": pytest.approx(max(0.0, 1 - after / 2) / 0.1),
-    }
-
-
 def test_growth_that_changes_no_answer_warns_and_activations_that_are_not_finite_fail() -> None:
     raw = {"baseline": side(ffn_a=2.0, attn_a=1.0), "subject": side(ffn_a=4.1, attn_a=0.5)}
     broken = {"baseline": side(ffn_a=2.0), "subject": side(ffn_a=2.0)}
@@ -196,8 +163,6 @@ def test_a_family_is_judged_by_those_of_its_modules_that_both_sides_measured() -
     row = block["families"]["ffn"]
     assert (row["modules"], row["change"], row["largest_growth"]) == (3, 0.05, -0.05)
     assert block["status"] == "fail"
-    old = rmt(first_contract(ffn_a=2.0, ffn_b=3.0), first_contract(ffn_a=1.9, ffn_b=None))["families"]["ffn"]
-    assert (old["baseline"], old["subject"], old["growth"]) == (2.0, 1.9, -0.05)
     assert block["modules"] == {"ffn_a": -0.05, "ffn_b": None, "ffn_c": None}
 
 
@@ -312,6 +277,42 @@ def test_a_gain_of_less_than_half_a_per_cent_is_detected_by_the_probe_and_is_no_
 def test_as_many_scaled_losses_as_windows_are_needed() -> None:
     with pytest.raises(ValueError, match="longer"):
         variance([2.9] * 7)
+
+
+@pytest.mark.parametrize(
+    ("derive", "count"), [(derive_variance, SCALED_WINDOWS), (derive_ve_probe, SCALED_PROBE_WINDOWS)]
+)
+@pytest.mark.parametrize("own", [10, 16, 40, 64, 90])
+def test_scaled_losses_are_those_of_the_first_windows_of_the_first_slice(derive: Any, count: int, own: int) -> None:
+    losses = [3.0 + index / 100 for index in range(own)]
+    windows = {
+        "logloss": [*losses, *[9.0] * 10],
+        "token_counts": [127] * (own + 10),
+        "slices": ["austen"] * own + ["melville"] * 10,
+    }
+    scored = min(own, count)
+
+    def gate(scaled: Sequence[float]) -> Any:
+        raw = {
+            "baseline": {"modules": outputs(a=1.0)},
+            "subject": {"modules": outputs(a=0.9), "scaled_logloss": scaled},
+        }
+        return derive(raw, POLICY["variance"], windows, BOOTSTRAP)["predictive_gate"]
+
+    assert gate([loss - 0.25 for loss in losses[:scored]])["mean_delta"] == pytest.approx(-0.25)
+    for wrong in ([1.0] * (scored - 1), [1.0] * (scored + 1)):
+        with pytest.raises(ValueError, match=r"shorter|longer"):
+            gate(wrong)
+
+
+def test_the_smallest_effect_is_that_of_the_windows_that_are_scored_with_scales() -> None:
+    learnt = next(one for one in VARIANCE.learned if one.limit == "variance.min_effect")
+    changes = [[0.01, -0.01] * 20]
+
+    limits = {windows: learnt.derive(changes, POLICY, windows) for windows in (8, 16, 64)}
+
+    assert [block["windows"] for block in limits.values()] == [8, 16, 16]
+    assert limits[64]["limit"] == limits[16]["limit"] == pytest.approx(limits[8]["limit"] / math.sqrt(2))
 
 
 def test_a_two_sided_interval_reaches_further_than_a_one_sided_one() -> None:

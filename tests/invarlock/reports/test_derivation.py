@@ -11,6 +11,7 @@ import torch
 from packs import STRESS
 
 from invarlock.documents.reports import Report
+from invarlock.guards.variance import SCALED_WINDOWS
 from invarlock.reports.derivation import compose, context, strip
 
 
@@ -46,7 +47,7 @@ def test_the_variance_guard_draws_with_the_seed_of_the_bootstrap_too(raw: dict[s
     subject["modules"] = {
         name: {**row, "rms": row["rms"] * 1.1} for name, row in raw["variance"]["raw"]["baseline"]["modules"].items()
     }
-    losses = raw["evaluation_windows"]["final"]["logloss"]
+    losses = raw["evaluation_windows"]["final"]["logloss"][:SCALED_WINDOWS]
     subject["scaled_logloss"] = [loss - 0.1 - 0.01 * (index % 5) - 0.0007 * index for index, loss in enumerate(losses)]
     gate = compose(raw)["variance"]["predictive_gate"]
 

@@ -133,13 +133,10 @@ def test_null_runs_of_sixteen_windows_give_the_limits_of_a_case() -> None:
     own, small = (derive_preset(pair, "balanced") for pair in zip((few, all_of_them), held_out, strict=True))
 
     check_schema(own, "calibrated_preset", where="preset")
-    # an effect is smaller where it is the mean of 400 windows
-    assert own["derivation"]["variance"]["windows"] == 400
+    # an effect is the mean of the windows that are scored with scales: 16 of the 400 as well
+    assert own["derivation"]["variance"]["windows"] == 16
     assert own["derivation"]["variance"]["n"] == 3 * 16
-    assert own["limits"]["variance.min_effect"] == pytest.approx(small["limits"]["variance.min_effect"] / 5)
-    assert {key: value for key, value in own["limits"].items() if key != "variance.min_effect"} == {
-        key: value for key, value in small["limits"].items() if key != "variance.min_effect"
-    }
+    assert own["limits"] == small["limits"]
 
 
 def test_null_runs_of_sixteen_windows_of_each_slice_are_accepted() -> None:

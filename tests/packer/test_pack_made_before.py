@@ -45,7 +45,7 @@ class KeptPack:
 
 
 PACKS = {
-    "0.1.0": KeptPack("sha256:4745405ac44ab7295c4ece458eccb0ce1b9df1bf813dcb85c367bcf4a796dd81", pages=3, presets=1),
+    "0.1.0": KeptPack("sha256:25c2dfdb6bd3076e661f676d1ae57b428e732f5b4fb42bcc6598059a0492c55c", pages=3, presets=1),
 }
 
 

@@ -1,14 +1,14 @@
 """The paired ratio of perplexities and its confidence interval, the same on every platform.
 
-Sums over windows use exact fixed-point integers, so the result does not depend on the order of summation, the vector
-width or the library version. Random indices come from the raw stream of PCG64, which numpy keeps stable, unlike the
-methods of its Generator.
+Sums over windows are sums of integers, and exact, so the result does not depend on the order of summation, the vector
+width or the library version. Random indices come from the raw stream of PCG64, which numpy keeps
+stable, unlike the methods of its Generator.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -17,13 +17,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-# Sums stay below 2^61: room for the sign and one doubling in int64.
+# Sums of a mean stay below 2^61: room for the sign and one doubling in int64.
 SUM_BITS = 61
-# Resampled indices in memory at once: 65,536 int64 take half a megabyte, which fits in the cache.
+# Sums of resamples stay below 2^52, and are therefore exact in float64.
+RESAMPLED_BITS = 52
+# Resampled indices in memory at once: 65,536 of 8 bytes, and as many pairs of 16 bytes, fit in the cache.
 CHUNK_INDICES = 1 << 16
-# Resamples are cached for the next interval, by the number of their indices: (largest number, how many are cached). A
-# count fits in a byte unless a replicate drew a window 256 times, so each row takes at most 32 MB.
-KEPT_RESAMPLES = ((1 << 17, 256), (1 << 21, 16), (1 << 23, 4))
+# Resamples are kept for the next interval, by the number of their indices: (largest number, how many are kept). An
+# index takes two bytes up to 65,536 windows, so each row takes at most 32 MB.
+KEPT_RESAMPLES = ((1 << 17, 128), (1 << 21, 8), (1 << 23, 2))
 # Normal quantiles come from the C library, and agree in nine digits on all platforms.
 LEVEL_DIGITS = 9
 # The series for Student's t is accurate from this number of degrees of freedom.
@@ -48,7 +50,7 @@ def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
     Raises:
         ValueError: when there are no values, lengths differ, a value is not finite or a weight is not positive.
     """
-    products, counts, scale = _fixed_point(values, weights)
+    products, counts, scale = _fixed_point(values, weights, SUM_BITS)
     return float(products.sum()) / scale / float(counts.sum())
 
 
@@ -78,7 +80,7 @@ def bca_interval(
         raise ValueError(f"replicates must be at least 1, not {replicates}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
-    products, counts, scale = _fixed_point(deltas, weights)
+    products, counts, scale = _fixed_point(deltas, weights, RESAMPLED_BITS)
     estimate = float(products.sum()) / scale / float(counts.sum())
     if len(deltas) == 1 or all(delta == deltas[0] for delta in deltas):
         return Interval(estimate, estimate, "collapsed", True)
@@ -115,9 +117,9 @@ def exponential(value: float) -> float | None:
 
 
 def _fixed_point(
-    values: Sequence[float], weights: Sequence[int]
+    values: Sequence[float], weights: Sequence[int], bits: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]:
-    """Return w * x as integers, w, and the power of two by which the products were scaled."""
+    """Return w * x as integers whose sum has at most ``bits`` bits, w, and the power of two that scaled them."""
     if not values or len(values) != len(weights):
         raise ValueError(f"as many weights as values are needed, at least one: {len(weights)} for {len(values)}")
     numbers = np.asarray(values, dtype=np.float64)
@@ -133,57 +135,71 @@ def _fixed_point(
         raise ValueError("the sum of the values does not fit a float")
     _, exponent = math.frexp(bound) if bound else (0.0, 0)
     # exponents are limited so that the scale itself stays a normal float
-    scale = math.ldexp(1.0, min(SUM_BITS - exponent, 1000))
+    scale = math.ldexp(1.0, min(bits - exponent, 1000))
     return np.rint(products * scale).astype(np.int64), counts, scale
 
 
 def _resampled_means(
     products: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], scale: float, replicates: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """Return the ratio of sums of each replicate, in which each window counts as often as it was drawn.
+    """Return the ratio of the sums of products and counts over the windows of each replicate.
 
-    For products of int64 matrices, numpy uses its own loops, which are exact and start no threads.
+    Both sums are computed at once, as the real and the imaginary part of a complex number.
     """
-    # if all windows have the same length, each replicate has the same number of tokens
-    alike = int(counts[0]) * len(counts) if (counts == counts[0]).all() else None
-    means = []
-    for times in _resamples(len(products), replicates, seed):
-        often = times.astype(np.int64)
-        tokens = often @ counts if alike is None else alike
-        means.append((often @ products).astype(np.float64) / scale / tokens)
-    return np.concatenate(means)
+    pairs = products + 1j * counts
+    chunks = _resamples(len(products), replicates, seed)
+    # no index is out of range; "clip" only spares the test
+    sums = np.concatenate([pairs.take(indices, mode="clip").sum(axis=1) for indices in chunks])
+    means: npt.NDArray[np.float64] = sums.real / scale / sums.imag
+    return means
 
 
-def _resamples(windows: int, replicates: int, seed: int) -> Iterable[npt.NDArray[Any]]:
-    """Return, chunk by chunk, how often each replicate drew each window, shape (replicates, windows)."""
-    for indices, kept in _KEPT:
-        if windows * replicates <= indices:
-            return kept(windows, replicates, seed)
-    return _drawn_resamples(windows, replicates, seed)
+def _resamples(windows: int, replicates: int, seed: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Yield, chunk by chunk, the windows that each replicate draws, shape (replicates, windows).
+
+    All cases of a run have the same seed and number of windows, so the indices are kept. An array is valid until the
+    next one is requested.
+    """
+    keep = next((keep for most, keep in _KEPT if windows * replicates <= most), None)
+    if keep is None:
+        yield from _drawn_resamples(windows, replicates, seed)
+        return
+    kept = keep(windows, replicates, seed)
+    if kept:
+        yield from (indices.astype(np.intp) for indices in kept)
+        return
+    dtype, drawn = np.min_scalar_type(windows - 1), []
+    for indices in _drawn_resamples(windows, replicates, seed):
+        drawn.append(indices.astype(dtype))
+        yield indices
+    kept[:] = drawn
 
 
-def _small_counts(windows: int, replicates: int, seed: int) -> tuple[npt.NDArray[Any], ...]:
-    return tuple(
-        times.astype(np.min_scalar_type(int(times.max()))) for times in _drawn_resamples(windows, replicates, seed)
-    )
+def _nothing_drawn(windows: int, replicates: int, seed: int) -> list[npt.NDArray[Any]]:
+    return []
 
 
-# cached because all cases of a run have the same seed and number of windows
-_KEPT = tuple((indices, lru_cache(maxsize=number)(_small_counts)) for indices, number in KEPT_RESAMPLES)
+_KEPT = tuple((most, lru_cache(maxsize=number)(_nothing_drawn)) for most, number in KEPT_RESAMPLES)
 
 
 def _drawn_resamples(windows: int, replicates: int, seed: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Yield the resamples of a seed, as ``_resamples``.
+
+    For each replicate, half as many numbers as windows are drawn. Their upper halves give the first half of its
+    indices, their lower halves the rest: ``half * windows >> 32``, with a bias below windows / 2^32.
+    """
     stream = np.random.PCG64(seed)
-    rows = max(1, CHUNK_INDICES // windows)
+    rows, numbers = max(1, CHUNK_INDICES // windows), (windows + 1) // 2
+    # memory is reused, because the kernel clears what it hands out
+    space = np.empty((rows, 2 * numbers), dtype=np.uint64)
     for start in range(0, replicates, rows):
         some = min(rows, replicates - start)
-        raw = stream.random_raw(some * windows).reshape(some, windows)
-        # multiply and shift: the bias is below windows / 2^32
-        raw >>= np.uint64(32)
-        raw *= np.uint64(windows)
-        raw >>= np.uint64(32)
-        raw += np.arange(0, some * windows, windows, dtype=np.uint64)[:, np.newaxis]
-        yield np.bincount(raw.ravel().view(np.intp), minlength=some * windows).reshape(some, windows)
+        raw, halves = stream.random_raw(some * numbers).reshape(some, numbers), space[:some]
+        np.right_shift(raw, np.uint64(32), out=halves[:, :numbers])
+        np.bitwise_and(raw, np.uint64(0xFFFFFFFF), out=halves[:, numbers:])
+        halves *= np.uint64(windows)
+        halves >>= np.uint64(32)
+        yield halves[:, :windows].view(np.intp)
 
 
 def _widened(

@@ -45,7 +45,7 @@ class KeptPack:
 
 
 PACKS = {
-    "0.1.0": KeptPack("sha256:25c2dfdb6bd3076e661f676d1ae57b428e732f5b4fb42bcc6598059a0492c55c", pages=3, presets=1),
+    "0.1.0": KeptPack("sha256:2d14f3db72e240008a86aa209811f150bcab184a8426298d3e2274f0dff9644e", pages=3, presets=1),
 }
 
 

@@ -141,6 +141,8 @@ def _predictive_gate(
         return {**gate, "reason": "no scale is proposed"}
     if scaled is None:
         return {**gate, "reason": "the scaled model was not scored"}
+    if len(scaled) != len(windows["logloss"]):
+        raise ValueError(f"scaled_logloss: {len(scaled)} losses, but {len(windows['logloss'])} windows")
     pairs = list(zip(scaled, windows["logloss"], strict=True))
     deltas = [after - before for after, before in pairs if after is not None and before is not None]
     if len(deltas) < len(pairs):

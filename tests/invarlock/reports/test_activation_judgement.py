@@ -275,7 +275,7 @@ def test_a_gain_of_less_than_half_a_per_cent_is_detected_by_the_probe_and_is_no_
 
 
 def test_as_many_scaled_losses_as_windows_are_needed() -> None:
-    with pytest.raises(ValueError, match="longer"):
+    with pytest.raises(ValueError, match="scaled_logloss: 7 losses, but 8 windows"):
         variance([2.9] * 7)
 
 
@@ -301,7 +301,7 @@ def test_scaled_losses_are_those_of_the_first_windows_of_the_first_slice(derive:
 
     assert gate([loss - 0.25 for loss in losses[:scored]])["mean_delta"] == pytest.approx(-0.25)
     for wrong in ([1.0] * (scored - 1), [1.0] * (scored + 1)):
-        with pytest.raises(ValueError, match=r"shorter|longer"):
+        with pytest.raises(ValueError, match=f"{len(wrong)} losses, but {scored} windows"):
             gate(wrong)
 
 

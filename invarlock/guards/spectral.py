@@ -33,6 +33,7 @@ from invarlock.judgement.learning import (
 )
 from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.judgement.shares import Shares, largest_share, magnitude, share_of
+from invarlock.pages.parts import counted
 from invarlock.statistics.rounding import rounded
 
 Module = Mapping[str, Any]
@@ -245,16 +246,15 @@ def _findings(
     if row["log_ratio"] is None:
         found.append(("fail", ZERO) if vanished else ("cap", "all its values are zero on one side"))
     elif moved:
-        found.append(
-            ("cap", f"spectral norm changed by {math.exp(min(row['log_ratio'], 700.0)):.4g} times, z = {row['z']:.4g}")
-        )
+        ratio = math.exp(min(row["log_ratio"], 700.0))
+        found.append(("cap", f"spectral norm {ratio:.4g} times the baseline's, z = {row['z']:.4g}"))
     for what, key, limits in falls:
         # a norm that is zero on one side has no ratio; the matrix is capped above
         if row[key] is None:
             continue
         for severity, limit, log_limit in limits:
             if row[key] < log_limit:
-                found.append((severity, f"{what} fell to {math.exp(row[key]):.4g} of the baseline's, limit {limit}"))
+                found.append((severity, f"{what} {math.exp(row[key]):.4g} times the baseline's, below {limit}"))
                 break
     return found
 
@@ -282,16 +282,24 @@ def _judge(raw: Module, limits: Module, context: Context) -> dict[str, Any]:
 
 
 def _gates(block: Module, limits: Module) -> list[Gate]:
-    metrics = block["metrics"]
-    count = metrics["caps_applied"]
-    measured = f"{count} {'module' if count == 1 else 'modules'} capped"
-    if block["status"] == "error":
-        measured = worst_violation(block)
-    elif block["violations"]:
-        measured += f": {gravest(block)}"
-    vanished = any(violation["severity"] == "fail" for violation in block["violations"])
-    limit = f"{metrics['max_caps']}" + (" and no matrix of zeros" if vanished else "")
+    measured, limit = _measured_and_limit(block)
     return [Gate("spectral_stable", measured, limit, block["passed"])]
+
+
+def _measured_and_limit(block: Module) -> tuple[str, str]:
+    """Return what the gate measured and the limit that decides: no error, no matrix of zeros, or the capped modules."""
+    if block["status"] == "error":
+        return worst_violation(block), "no error"
+    if any(violation["severity"] == "fail" for violation in block["violations"]):
+        return gravest(block), "no matrix of zeros"
+    count, most = block["metrics"]["caps_applied"], block["metrics"]["max_caps"]
+    words = f"{counted(count, 'module')} capped"
+    first = next((violation for violation in block["violations"] if violation["severity"] == "cap"), None)
+    if first is not None:
+        words += f"{', such as' if count > 1 else ':'} {first['module']} ({first['reason']})"
+    if count > most and block["passed"]:
+        words += f"; this only warns, because {SAME_ANSWERS}"
+    return words, counted(most, "module")
 
 
 def caps_applied(block: Module) -> int:

@@ -13,8 +13,8 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 # For each share: the raw number, the tier's limit, and the finding for a matrix beyond the limit.
 _SHARES = (
-    ("coherent", "coherent_share", "{:.1%} of its change is a scale of its own weights, limit {:.1%}"),
-    ("flipped", "flipped_share", "{:.1%} of its change turns the sign of large weights, limit {:.1%}"),
+    ("coherent", "coherent_share", "{:.1%} of its change rescales its own weights, limit {:.1%}"),
+    ("flipped", "flipped_share", "{:.1%} of its change flips the sign of large weights, limit {:.1%}"),
     ("edge_risk", "edge_risk", "its change runs along one direction, {:.3g} times the edge of noise, limit {:.3g}"),
 )
 

@@ -37,10 +37,14 @@ def worst_violation(block: Mapping[str, Any]) -> str:
 
 
 def gravest(block: Mapping[str, Any]) -> str:
-    """Return the place and reason of a guard's gravest violation, and the number of the others."""
+    """Return the place and reason of a guard's gravest violation, and the number of the others.
+
+    A violation of the whole checkpoint, whose place is ``*``, has only its reason.
+    """
     rank = {severity: number for number, severity in enumerate(SEVERITIES)}
     # a page can be made of any report; a severity of another version counts as gravest
     first, *more = sorted(block["violations"], key=lambda violation: rank.get(violation["severity"], -1))
     where = first.get("tensor", first.get("module"))
-    shown = first["reason"] if where == first["reason"] else f"{where}: {first['reason']}"
-    return shown + (f" and {len(more)} more" if more else "")
+    shown = first["reason"] if where in ("*", first["reason"]) else f"{where}: {first['reason']}"
+    others = "1 more violation" if len(more) == 1 else f"{len(more)} more violations"
+    return shown + (f" (and {others})" if more else "")

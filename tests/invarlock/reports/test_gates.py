@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from invarlock.judgement.gate import worst_violation
+from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.reports.gates import judge_gates
 from invarlock.reports.policy import resolve_policy
 
@@ -51,13 +52,15 @@ def blocks(**changed: Any) -> dict[str, Any]:
         ("not measured", "not measured", "warn: not measured"),
         ("a.weight", "too large", "warn: a.weight: too large"),
         ("z.weight", "too large", "warn: z.weight: too large"),
+        ("*", "too large", "warn: too large"),
     ],
 )
 def test_a_violation_of_no_module_is_shown_without_a_place(module: str, reason: str, shown: str) -> None:
     violation = {"module": module, "severity": "warn", "reason": reason}
 
     assert worst_violation({"status": "warn", "violations": [violation]}) == shown
-    assert worst_violation({"status": "warn", "violations": [violation] * 3}) == f"{shown} and 2 more"
+    assert worst_violation({"status": "warn", "violations": [violation] * 2}) == f"{shown} (and 1 more violation)"
+    assert worst_violation({"status": "warn", "violations": [violation] * 3}) == f"{shown} (and 2 more violations)"
 
 
 def tail(mode: str, value: float | None, reason: str | None = None) -> dict[str, Any]:
@@ -141,12 +144,41 @@ def test_a_guard_that_does_not_pass_blocks_and_names_the_first_of_what_it_found(
 
     assert gate.blocks
     if guard == "spectral" and status == "fail":
-        assert (gate.measured, gate.limit) == ("7 modules capped: b: is wrong and 3 more", "5 and no matrix of zeros")
+        assert (gate.measured, gate.limit) == ("b: is wrong (and 3 more violations)", "no matrix of zeros")
     else:
-        assert gate.measured == f"{status}: b: is wrong and 3 more"
+        assert gate.measured == f"{status}: b: is wrong (and 3 more violations)"
+        assert gate.limit == ("no error" if guard == "spectral" else "no violation")
 
 
-@pytest.mark.parametrize("guard", ["invariants", "spectral", "rmt"])
+@pytest.mark.parametrize(
+    ("capped", "most", "passed", "line"),
+    [
+        (0, 5, True, "0 modules capped, limit 5 modules"),
+        (1, 1, True, "1 module capped: a (norm 0.01 times the baseline's, below 0.1), limit 1 module"),
+        (6, 5, False, "6 modules capped, such as a (norm 0.01 times the baseline's, below 0.1), limit 5 modules"),
+        (
+            6,
+            5,
+            True,
+            "6 modules capped, such as a (norm 0.01 times the baseline's, below 0.1); this only warns, because "
+            f"{SAME_ANSWERS}, limit 5 modules",
+        ),
+    ],
+)
+def test_the_gate_of_capped_modules_names_the_one_limit_that_it_applies(
+    capped: int, most: int, passed: bool, line: str
+) -> None:
+    found = [{"module": "w", "severity": "warn", "reason": "is odd, limit 7"}]
+    found += [{"module": "a", "severity": "cap", "reason": "norm 0.01 times the baseline's, below 0.1"}] * capped
+    metrics = {"caps_applied": capped, "max_caps": most}
+    block = {"status": "warn" if passed else "fail", "passed": passed, "violations": found, "metrics": metrics}
+
+    gate = judge_gates(blocks(spectral=block), POLICY)[-1]
+
+    assert (gate.line, gate.holds) == (f"spectral_stable: {line}", passed)
+
+
+@pytest.mark.parametrize("guard", ["invariants", "rmt"])
 def test_a_guard_that_only_warns_names_what_it_found(guard: str) -> None:
     found = [{"module": "a", "severity": "warn", "reason": "is odd"}]
     block = {"status": "warn", "passed": True, "violations": found, "metrics": {"caps_applied": 0, "max_caps": 5}}
@@ -155,5 +187,5 @@ def test_a_guard_that_only_warns_names_what_it_found(guard: str) -> None:
 
     assert all(gate.holds for gate in gates)
     assert [gate.flag for gate in gates if "a: is odd" in gate.measured] == [
-        {"invariants": "invariants_pass", "spectral": "spectral_stable", "rmt": "rmt_stable"}[guard]
+        {"invariants": "invariants_pass", "rmt": "rmt_stable"}[guard]
     ]

@@ -28,7 +28,7 @@ class Gate:
 
 def number_or_words(value: float | None) -> str:
     """Return a number with four significant digits, or words for None."""
-    return "not a number" if value is None else f"{value:.4g}"
+    return "no value" if value is None else f"{value:.4g}"
 
 
 def worst_violation(block: Mapping[str, Any]) -> str:

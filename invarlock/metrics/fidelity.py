@@ -178,7 +178,7 @@ def _ends(block: Block) -> tuple[float | None, float | None, float | None]:
 
 def _words(block: Block, value: float | None, interval: Sequence[float | None] | None, unit: str) -> str:
     if block["invalid"] or interval is None:
-        return f"not a number ({block['reason']})"
+        return f"no value ({block['reason']})"
     low, high = (number_or_words(end) for end in interval)
     return f"{number_or_words(value)} [{low}, {high}] {unit}"
 

@@ -22,6 +22,7 @@ from invarlock.judgement.shares import Shares, share_of
 from invarlock.judgement.slices import by_slice, detected_in, in_every_slice, largest_shares, names, of_slice
 from invarlock.metrics.metric import Metric
 from invarlock.metrics.perplexity_page import page_section, summary
+from invarlock.pages.parts import counted
 from invarlock.problems import Code
 from invarlock.statistics.intervals import bca_interval, exponential, weighted_mean
 from invarlock.statistics.rounding import rounded
@@ -30,6 +31,7 @@ Block = Mapping[str, Any]
 
 EVIDENCE_FLAG = "primary_metric_evidence_acceptable"
 TOO_FEW = "too few windows"
+NO_INTERVAL = "no interval, because no ratio could be computed"
 # The fields of each slice in a report.
 OF_A_SLICE = (
     "windows",
@@ -270,25 +272,32 @@ def _ratio_gates(block: Block, limits: Block) -> list[Gate]:
 
 
 def missing_evidence(block: Block, limits: Block) -> list[str]:
-    """Return why there is too little evidence to judge a subject: too few windows, or an interval that is too wide.
+    """Return why there is too little evidence to judge a subject.
 
-    An invalid metric has no interval, but another gate fails then.
+    There are too few windows, no interval because a loss or the ratio is missing, or an interval that is too wide.
     """
     reasons = []
     if block["windows"] < limits["minimum_windows"]:
         reasons.append(TOO_FEW)
-    ends = block["ci"]
-    if ends is not None and None not in ends and ends[1] - ends[0] > limits["maximum_interval_width"]:
+    width = _interval_width(block)
+    if width is None:
+        reasons.append(NO_INTERVAL)
+    elif width > limits["maximum_interval_width"]:
         reasons.append("the interval is too wide")
     return reasons
 
 
+def _interval_width(block: Block) -> float | None:
+    """Return the width of the ratio's interval; None if there is no interval."""
+    low, high = block["ci"] or (None, None)
+    return None if low is None or high is None else float(high - low)
+
+
 def _evidence_words(block: Block, limits: Block) -> str:
-    ends = block["ci"]
-    measured = f"{block['windows']} windows"
-    if ends is not None and None not in ends:
-        measured += f" and an interval {ends[1] - ends[0]:.4g} wide"
-    return "; ".join((*missing_evidence(block, limits), measured))
+    reasons, width = missing_evidence(block, limits), _interval_width(block)
+    # the windows of a subject that could not be scored are no evidence
+    measured = [] if width is None else [f"{counted(block['windows'], 'window')} and an interval {width:.4g} wide"]
+    return "; ".join((*reasons, *measured))
 
 
 def _ratio_words(block: Block) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from invarlock.judgement.gate import worst_violation
 from invarlock.judgement.null_level import SAME_ANSWERS
+from invarlock.metrics.perplexity import NO_INTERVAL
 from invarlock.reports.gates import judge_gates
 from invarlock.reports.policy import resolve_policy
 
@@ -90,11 +91,15 @@ def test_a_guard_that_was_not_evaluated_has_no_gate() -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"windows": 7}, "too few windows; 7 windows"),
-        ({"windows": 0, "ci": None, "invalid": True, "reason": "no window was scored"}, "too few windows; 0 windows"),
+        ({"windows": 7}, "too few windows; 7 windows and an interval "),
+        (
+            {"windows": 0, "ci": None, "invalid": True, "reason": "no window was scored"},
+            f"too few windows; {NO_INTERVAL}",
+        ),
         ({"windows": 8, "ci": [0.99, 1.0901]}, "the interval is too wide; 8 windows"),
         ({"windows": 8, "ci": [0.99, 1.0899]}, None),
-        ({"windows": 8, "ci": None, "invalid": True, "reason": "a loss is not finite"}, None),
+        ({"windows": 64, "ci": None, "invalid": True, "reason": "the subject was not loaded"}, NO_INTERVAL),
+        ({"windows": 64, "ci": [0.99, None]}, NO_INTERVAL),
     ],
 )
 def test_too_little_evidence_is_no_pass(changed: dict[str, Any], reason: str | None) -> None:
@@ -122,7 +127,7 @@ def test_a_tail_blocks_in_mode_fail_alone(mode: str, value: float | None, holds:
     gate = gates["primary_metric_tail_acceptable"]
 
     assert (gate.holds, gate.blocks) == (holds, blocks_)
-    assert (gate.measured, gate.limit) == ("not a number" if value is None else str(value), "0.2")
+    assert (gate.measured, gate.limit) == ("no value" if value is None else str(value), "0.2")
 
 
 def test_a_tail_of_too_few_windows_says_so_in_its_gate() -> None:

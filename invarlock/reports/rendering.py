@@ -62,8 +62,7 @@ def render_report(report: Mapping[str, Any], sha256: str, place: CasePlace | Non
     """
     gates = judge_gates(report, report["resolved_policy"])
     primary, *others = METRICS
-    meta = report["meta"]
-    title = f"{meta['scenario']} on {meta['model_id']}"
+    title = f"{_subject_name(report)} compared with {report['meta']['model_id']}"
     body = join(
         (
             _header(report, title, place),
@@ -85,6 +84,13 @@ def render_report(report: Mapping[str, Any], sha256: str, place: CasePlace | Non
         )
     )
     return html_document(title, body)
+
+
+def _subject_name(report: Mapping[str, Any]) -> str:
+    """Return the name of a user's subject or of a served model; a suite's subject is named by its scenario."""
+    subject, scenario = report["subject"], report["meta"]["scenario"]
+    name: str = subject.get("name") or subject.get("served", {}).get("model") or scenario
+    return name
 
 
 def _header(report: Mapping[str, Any], title: str, place: CasePlace | None) -> Markup:

@@ -48,6 +48,16 @@ def test_a_page_says_what_its_report_says(real_run: Any, path: str) -> None:
     assert ("no ratio" in page.text) == (document["primary_metric"]["ratio_vs_baseline"] is None)
 
 
+def test_the_title_names_the_subject_and_the_baseline(report: Any) -> None:
+    pages = [Page(render_report(report, SHA256))]
+    report["subject"]["name"] = "w4a16"
+    pages.append(Page(render_report(report, SHA256)))
+
+    model = report["meta"]["model_id"]
+    titles = (f"{report['meta']['scenario']} compared with {model}", f"w4a16 compared with {model}")
+    assert [page.text.count(title) for page, title in zip(pages, titles, strict=True)] == [2, 2]
+
+
 def test_a_page_marks_the_matrices_that_are_capped_and_no_other(real_run: Any) -> None:
     block = read(real_run.pack / STRESS)["spectral"]
     changed = [name for name, row in block["modules"].items() if row["log_ratio"]]

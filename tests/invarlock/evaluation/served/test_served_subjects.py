@@ -228,7 +228,10 @@ def test_a_report_of_a_checkpoint_that_claims_to_be_served_is_refused(
 
 
 def test_the_page_of_any_report_that_verifies_can_be_rendered_again(served_report: dict[str, Any]) -> None:
-    assert render_report(served_report, "0" * 64) == render_report(json.loads(dump_json(served_report)), "0" * 64)
+    page = render_report(served_report, "0" * 64)
+
+    assert page == render_report(json.loads(dump_json(served_report)), "0" * 64)
+    assert f"m compared with {served_report['meta']['model_id']}" in page.decode()
 
 
 def test_a_server_that_is_one_position_late_is_refused_with_its_cause(folders: Path, output: Path) -> None:

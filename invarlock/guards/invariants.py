@@ -142,8 +142,21 @@ def _expectation_violations(baseline: Facts, subject: Facts, edit: Mapping[str, 
         if declared is None:
             continue
         if before is None or after != declared.wanted(before):
-            reason = f"{declared} is declared, and the subject has {after} where the baseline has {before}"
-            yield _violation("config.json", "expected", reason)
+            found = f"{declared} is declared, but the subject has {after} and the baseline has {before}"
+            yield _violation("config.json", "expected", f"{found}; {_declaration_to_use(what, before, after)}")
+
+
+def _declaration_to_use(what: str, before: int | None, after: int | None) -> str:
+    """Return what to do about a declared change that was not made."""
+    if before is None or after is None:
+        return "do not declare a size that config.json does not state"
+    if before == after or (what == "vocabulary" and after < before):
+        return "leave the declaration out"
+    return f"if that is intended, declare {_declaration(what, before, after)}"
+
+
+def _declaration(what: str, before: int, after: int) -> str:
+    return f"vocabulary+{after - before}" if what == "vocabulary" else f"{what}={after}"
 
 
 def _sizes(baseline: Facts, subject: Facts) -> dict[str, tuple[int | None, int | None]]:
@@ -167,10 +180,8 @@ def undeclared_changes(raw: Mapping[str, Any], edit: Mapping[str, Any] | None) -
     for what, (before, after) in _sizes(raw["baseline"], raw["subject"]).items():
         if before is None or after is None or before == after or expected(edit, what) is not None:
             continue
-        if what != "vocabulary":
-            lacking.append(f"{what}={after}")
-        elif after > before:
-            lacking.append(f"{what}+{after - before}")
+        if what != "vocabulary" or after > before:
+            lacking.append(_declaration(what, before, after))
     return lacking
 
 

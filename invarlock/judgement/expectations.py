@@ -103,9 +103,9 @@ def _is_of_experts(name: str, row: Mapping[str, Any]) -> bool:
 def comparable(raw: Mapping[str, Any], edit: Mapping[str, Any] | None, size: str | None = None) -> Mapping[str, Any]:
     """Return a guard's raw part without the modules that a declared change makes impossible to compare.
 
-    These are the baseline's modules in dropped blocks and, if a width is declared, the modules whose sizes differ
-    between the sides; ``invariants`` judges whether the sizes are as declared. If the number of experts is declared,
-    these are all experts and routers, because the remaining experts have new numbers.
+    These are the baseline's modules in dropped blocks that the subject lacks and, if a width is declared, the modules
+    whose sizes differ between the sides; ``invariants`` judges whether the sizes are as declared. If the number of
+    experts is declared, these are all experts and routers, because the remaining experts have new numbers.
 
     Args:
         raw: the guard's raw part; ``baseline`` and ``subject`` have their ``modules``. ``spectral`` also has
@@ -120,7 +120,7 @@ def comparable(raw: Mapping[str, Any], edit: Mapping[str, Any] | None, size: str
     if declared is not None:
         blocks = [block for block in map(block_of, before) if block is not None]
         layers = declared.wanted(max(blocks, default=-1) + 1)
-        before = {name: row for name, row in before.items() if not is_dropped(name, layers)}
+        before = {name: row for name, row in before.items() if name in after or not is_dropped(name, layers)}
     if size is not None and any(expected(edit, what) for what in WIDTHS):
         other = {name for name in before.keys() & after.keys() if before[name][size] != after[name][size]}
         before, after = ({name: row for name, row in side.items() if name not in other} for side in (before, after))

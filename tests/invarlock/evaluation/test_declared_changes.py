@@ -133,12 +133,16 @@ def test_a_vocabulary_that_is_not_as_declared_fails(judged: Judged) -> None:
 
     assert report["assurance"]["verdict"] == "FAIL"
     assert kinds(report) >= {"expected", "reshaped"}
+    (reason,) = expectation_reasons(report)
+    assert reason.endswith("; if that is intended, declare vocabulary+4")
 
 
 def test_a_declaration_of_what_did_not_change_fails(judged: Judged) -> None:
     report = judged(load(), "vocabulary+8")
 
     assert kinds(report) == {"expected"}
+    (reason,) = expectation_reasons(report)
+    assert reason.endswith("; leave the declaration out")
 
 
 def test_a_declared_vocabulary_excuses_no_other_change(judged: Judged) -> None:
@@ -175,13 +179,33 @@ def test_dropped_layers_undeclared_are_not_scored(judged: Judged) -> None:
     assert "lacks" in report["scoring"]["not_scored"]
 
 
-def test_fewer_layers_than_declared_fail(judged: Judged) -> None:
+def expectation_reasons(report: dict[str, Any]) -> list[str]:
+    return [row["reason"] for row in report["invariants"]["violations"] if row["kind"] == "expected"]
+
+
+def test_more_layers_than_declared_fail_and_the_report_says_what_to_declare(judged: Judged) -> None:
     layers = load().config.num_hidden_layers
 
     report = judged(cut(layers - 1), f"layers={layers - 2}")
 
     assert report["assurance"]["verdict"] == "FAIL"
-    assert "expected" in kinds(report)
+    assert expectation_reasons(report) == [
+        f"layers={layers - 2} is declared, but the subject has {layers - 1} and the baseline has {layers}; if that is "
+        f"intended, declare layers={layers - 1}"
+    ]
+    # the layers that the subject still has are compared
+    assert report["spectral"]["violations"] == []
+    assert len(report["rmt"]["modules"]) == 7 * (layers - 1)
+
+
+def test_fewer_layers_than_declared_fail(judged: Judged) -> None:
+    layers = load().config.num_hidden_layers
+
+    report = judged(cut(layers - 2), f"layers={layers - 1}")
+
+    (reason,) = expectation_reasons(report)
+    assert reason.endswith(f"declare layers={layers - 2}")
+    assert {row["reason"] for row in report["spectral"]["violations"]} == {"only the baseline has it"}
 
 
 def narrowed(**sizes: int) -> Any:

@@ -64,15 +64,15 @@ def page_section(report: Block) -> Iterator[Markup]:
     ]
     if rows:
         yield element("h3", "Fidelity by slice")
-        yield data_table(("slice", "mean KL", "from", "to", "99.9 % of KL", "same top token", "limit"), rows)
+        yield data_table(("slice", "mean KL", "from", "to", "99.9 % quantile of KL", "same top token", "limit"), rows)
     if limits["null_level"] is not None:
         rows = [
             (label, number_text(level["kl_mean"]), share_text(level["same_top_share"]), number_text(level["kl_p999"]))
             for name, null in sorted(limits["null_level"].items())
             for label, level in ((name, null), *_levels_of_slices(name, null))
         ]
-        yield element("h3", "What harmless changes of this baseline measure")
-        yield data_table(("change", "mean KL", "same top token", "99.9 % of KL"), rows)
+        yield element("h3", "What harmless changes of this baseline cause")
+        yield data_table(("change", "mean KL", "same top token", "99.9 % quantile of KL"), rows)
 
 
 def _levels_of_slices(name: str, null: Block) -> list[tuple[str, Block]]:

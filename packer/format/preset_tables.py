@@ -1,4 +1,8 @@
-"""The presets of a pack as tables: the values measured on harmless changes, and the limits derived from them."""
+"""The presets of a pack as tables: the values measured on harmless changes, and what was learned from them.
+
+Most learned values are limits. The null scale of ``spectral`` is none: it is the unit of z, in which a change of a norm
+is expressed.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +14,31 @@ from invarlock.packer.format import layout
 from invarlock.pages.document import link
 from invarlock.pages.markup import Markup, element, join
 from invarlock.pages.numbers import change_text, share_text
-from invarlock.pages.parts import counted, data_table, number_cell, number_text, number_words
+from invarlock.pages.parts import counted, data_table, number_cell, number_words
+from invarlock.reports.policy import LEARNED_LIMITS
 from invarlock.reports.preset_files import preset_name
 
 # A preset has a level for each matrix of its model; there are only a few families.
 MAX_LEVELS = 12
+# The statistics from which values are learned: their keys in a derived block, and their names.
+STATISTICS = (
+    ("quantile", "97.5 % quantile"),
+    ("scale", "1.4826 × median absolute deviation"),
+    ("sigma", "standard deviation"),
+)
+POLICY_NAMES = {learned.block: learned.limit for learned in LEARNED_LIMITS}
 
 
 def presets_section(presets: Mapping[str, Mapping[str, Any]], paths: Collection[str]) -> Iterator[Markup]:
-    """Yield the presets of a pack: their null runs, their null levels and their limits."""
-    yield element("h2", "Presets: what harmless changes measure")
+    """Yield the presets of a pack: their null runs, what these measured, and what was learned from it."""
+    yield element("h2", "Presets: what harmless changes cause")
     if not presets:
         yield element("p", "None: the limits are those of the tier.", class_="soft")
         return
     yield element(
         "p",
-        "Limits were learned for each model from null runs: changes that are known to be harmless. A real edit is "
-        "compared with what those measure.",
+        "Values of the policy were learned for each model from null runs, which compare the model with harmless "
+        "changes of itself. What a real edit causes is judged with these values.",
         class_="soft",
     )
     for folder, preset in sorted(presets.items()):
@@ -54,23 +66,31 @@ def _levels(derivation: Mapping[str, Any]) -> Iterator[Markup]:
             )
             for name, null in sorted(measured.items())
         ]
-        yield data_table(("harmless change", "divergence (KL), mean", "same top token", "99.9 % of KL"), changes)
+        yield data_table(
+            ("harmless change", "divergence (KL), mean", "same top token", "99.9 % quantile of KL"), changes
+        )
     rows = [row for block in sorted(derivation) if block not in by_change for row in _block(block, derivation[block])]
-    yield data_table(("measured", "null level", "limit"), rows)
+    yield data_table(("value in the policy", "learned from", "measured", "learned value"), rows)
 
 
 def _block(name: str, block: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
-    """Yield the rows of one derived block: a level and a limit, for the whole model or each family or module."""
+    """Yield the rows of one derived block: for the whole model, or for each family or module."""
+    shown = element("code", POLICY_NAMES.get(name, name))
     if "null_band" in block:
         low, high = (change_text(end) for end in block["null_band"])
-        yield name, number_words(f"{low} to {high}"), number_words(" to ".join(map(change_text, block["limit"])))
+        band = number_words(" to ".join(map(change_text, block["limit"])))
+        if block["n"]:
+            yield shown, "97.5 % quantile of drifts", number_words(f"{low} to {high}"), band
+        else:
+            yield shown, "the tier, since no drift was measured", number_cell(None), band
     elif "limit" in block:
-        level = next((block[key] for key in ("quantile", "largest", "sigma") if key in block), None)
-        yield name, number_cell(level), number_words(number_text(block["limit"]))
+        key, words = next((row for row in STATISTICS if row[0] in block), ("", ""))
+        yield shown, words, number_cell(block.get(key)), number_cell(block["limit"])
     else:
         parts = {key: value for key, value in sorted(block.items()) if isinstance(value, Mapping)}
         for key, value in list(parts.items())[:MAX_LEVELS]:
             for row in _block(key, value):
-                yield join((f"{name} ", element("code", key))), *row[1:]
+                yield join((shown, " ", element("code", key))), *row[1:]
         if len(parts) > MAX_LEVELS:
-            yield f"{name}: {len(parts) - MAX_LEVELS} more in the preset", number_words(""), number_words("")
+            more = join((shown, f": {len(parts) - MAX_LEVELS} more in the preset"))
+            yield more, "", number_words(""), number_words("")

@@ -17,6 +17,7 @@ from memory_files import MemoryFiles
 from packs import FAULT, REPORT, STRESS, messages, pack_files, page_of, places, strict
 from processes import packer
 
+from invarlock.pages.parts import number_text
 from invarlock.problems import Code
 
 HOSTILE = "</td>\"'><script>alert(1)</script>&\x1b[31m\u202e\nhttp://example.org/javascript:"
@@ -134,6 +135,24 @@ def test_no_text_of_a_pack_makes_markup_or_a_link_out_of_it(facts: PackFacts) ->
     assert [target for target in targets if re.match(r"[a-z]+:|/", target)] == []
     printed = data.decode()
     assert [character for character in printed if not (character.isprintable() or character == "\n")] == []
+
+
+def test_a_learned_value_is_named_as_in_the_policy_with_the_statistic_that_it_comes_from(facts: PackFacts) -> None:
+    (preset,) = facts.presets.values()
+
+    page = Page(render_pack_page(facts))
+
+    scale = preset["derivation"]["spectral"]["ffn"]
+    scales = [number_text(scale[key]) for key in ("scale", "limit")]
+    rows = [
+        "value in the policy learned from measured learned value",
+        f"spectral.null_scale_by_family ffn 1.4826 × median absolute deviation {' '.join(scales)}",
+        "rmt.epsilon_by_family ffn 97.5 % quantile",
+        "primary_metric.drift_band the tier, since no drift was measured – -5 % to +5 %",
+    ]
+    # the cells of a row have no space between them
+    shown = "".join(page.text.split())
+    assert [row for row in rows if "".join(row.split()) not in shown] == []
 
 
 def test_the_page_depends_on_no_order_of_mappings(facts: PackFacts) -> None:

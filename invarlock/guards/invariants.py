@@ -20,7 +20,7 @@ from invarlock.judgement.expectations import WIDTHS, expected
 from invarlock.judgement.gate import Gate, worst_violation
 from invarlock.judgement.widths import Widths, declared_widths, width_of
 from invarlock.pages.markup import Markup, element
-from invarlock.pages.parts import listed, plain_text
+from invarlock.pages.parts import counted, listed, plain_text
 
 Facts = Mapping[str, Any]
 Violation = dict[str, str]
@@ -220,7 +220,7 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
     for name in sorted({*before, *after}):
         own, base = after.get(name), before.get(name)
         if own is not None and own["nonfinite"]:
-            yield _violation(name, "nonfinite", f"{own['nonfinite']} values are not finite")
+            yield _violation(name, "nonfinite", counted(own["nonfinite"], "non-finite value"))
         if name in heads and (own is None or base is None):
             continue  # _tie_violations reports a changed tie
         if own is None and name not in missing:

@@ -37,7 +37,7 @@ from invarlock.judgement.learning import (
 from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.judgement.shares import Shares, largest_share, share_of
 from invarlock.pages.markup import Markup, element
-from invarlock.pages.parts import MAX_ROWS, data_table, most_changed, number_cell
+from invarlock.pages.parts import MAX_ROWS, counted, data_table, most_changed, number_cell
 from invarlock.problems import Code, Problem
 from invarlock.statistics.rounding import rounded
 
@@ -155,9 +155,10 @@ def _unmeasured(before: Modules, after: Modules) -> Iterator[Violation]:
         if name not in before or name not in after:
             yield _violation(name, "error", f"only the {'baseline' if name in before else 'subject'} has it")
         elif before[name]["nonfinite"]:
-            yield _violation(name, "error", f"{before[name]['nonfinite']} activations of the baseline are not finite")
+            reason = f"{counted(before[name]['nonfinite'], 'non-finite activation')} of the baseline"
+            yield _violation(name, "error", reason)
         elif after[name]["nonfinite"]:
-            yield _violation(name, "fail", f"{after[name]['nonfinite']} activations are not finite")
+            yield _violation(name, "fail", counted(after[name]["nonfinite"], "non-finite activation"))
         elif after[name]["edge_risk"] is None and before[name]["edge_risk"] is not None:
             yield _violation(name, "warn", f"saw {after[name]['tokens']} tokens, too few to say anything")
 
@@ -203,7 +204,7 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
     families = list(islice(sorted(block["families"].items()), MAX_ROWS))
     keys = ("change", "limit", "largest_growth", "largest_fall")
     yield data_table(
-        ("family", "more than half of its layers moved by", "limit", "largest growth", "largest fall"),
+        ("family", "more than half of its layers moved by at least", "limit", "largest growth", "largest fall"),
         [(family, *map(number_cell, (row[key] for key in keys))) for family, row in families],
     )
     yield data_table(

@@ -81,7 +81,8 @@ def families_beyond(families: Mapping[str, Block]) -> Iterator[tuple[str, str]]:
     """Yield each family beyond its limit, with the reason."""
     for family, row in families.items():
         if row["change"] is not None and row["change"] > row["limit"]:
-            yield family, f"more than half of its edge risks moved by {row['change']:.4g}, limit {row['limit']:g}"
+            words = f"moved by at least {row['change']:.4g}, more than {row['limit']:g}"
+            yield family, f"more than half of its edge risks {words}"
 
 
 def layers_beyond(growths: Mapping[str, float | None], most: float, least: float) -> Iterator[tuple[str, str]]:

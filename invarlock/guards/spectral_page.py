@@ -15,8 +15,8 @@ def page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
     yield element(
         "p",
         f"{metrics['caps_applied']} of {metrics['modules']} matrices capped, {metrics['max_caps']} allowed; largest "
-        f"|ln of the spectral norm's ratio| {number_text(metrics['max_abs_log_ratio'])}. z is that logarithm as a "
-        "multiple of what harmless changes of the family make of it.",
+        f"|ln of the spectral norm's ratio| {number_text(metrics['max_abs_log_ratio'])}. z is that logarithm "
+        "divided by the null scale of the family, which is its typical size under harmless changes.",
     )
     top = most_changed({module: row["log_ratio"] for module, row in modules.items()})
     yield data_table(

@@ -16,7 +16,10 @@ Block = Mapping[str, Any]
 # of experts.
 KL, SAME_TOP, TAIL = 0.0005, 0.98, 0.02
 # The text that a guard on weights adds to a warning that would otherwise be a failure.
-SAME_ANSWERS = "the answers stay the baseline's: another form of its function, or harm that the text does not show"
+SAME_ANSWERS = (
+    "the subject answers like its baseline: it computes the same function in another form, or its harm does not show "
+    "on this text"
+)
 
 
 def is_at_null_level(fidelity: Block | None, learned: Mapping[str, Block] | None) -> bool:

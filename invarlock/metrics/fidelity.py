@@ -154,12 +154,12 @@ def _gates_of(block: Block, limits: Block) -> list[Gate]:
         Gate(
             "fidelity_same_top_acceptable",
             _words(block, block["same_top_share"], block["same_top_ci"], "of the top tokens are the same"),
-            f"{limits['same_top_limit']:g}",
+            f"at least {limits['same_top_limit']:g}",
             lower is not None and lower >= limits["same_top_limit"],
         ),
         Gate(
             "fidelity_tail_acceptable",
-            number_or_words(tail),
+            number_or_words(tail) + ("" if tail is None else " nats a token at the 99.9 % quantile of positions"),
             f"{limits['tail_limit']:g}",
             tail is not None and tail <= limits["tail_limit"],
         ),

@@ -18,7 +18,10 @@ def summary(report: Block) -> Iterator[str]:
     block, limits = report["fidelity"], report["resolved_policy"]["fidelity"]
     if block["invalid"]:
         return
-    kl, same = (f", limit {number_text(limits['kl_limit'])}", f", limit {share_text(limits['same_top_limit'])}")
+    kl, same = (
+        f", limit {number_text(limits['kl_limit'])}",
+        f", at least {share_text(limits['same_top_limit'])} required",
+    )
     if limits["intent"] == "change":
         kl = same = ""
     yield f"divergence (KL) {number_text(block['kl_mean'])} nats a token{kl}"
@@ -44,7 +47,8 @@ def page_section(report: Block) -> Iterator[Markup]:
             f"(limit {number_text(limits['tail_limit'])}), largest {number_text(block['kl_max'])}; upper edges of "
             "the histogram's bins",
             "same top token": f"{share_text(block['same_top_share'])} of positions, {level} interval "
-            f"{_interval(block['same_top_ci'], percent=True)}, limit {share_text(limits['same_top_limit'])}",
+            f"{_interval(block['same_top_ci'], percent=True)}, at least "
+            f"{share_text(limits['same_top_limit'])} required",
             "confident flips": None
             if block["confident_flip_share"] is None
             else f"{share_text(block['confident_flip_share'])} of positions where the baseline gives its top token "

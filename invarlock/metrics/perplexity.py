@@ -245,7 +245,7 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
     ratio, evidence = in_every_slice(block, limits, _ratio_gates)
     drift = Gate(
         "preview_final_drift_acceptable",
-        number_or_words(block["drift"]),
+        "no drift" if block["drift"] is None else f"drift {block['drift']:.4g}",
         f"{low:g} to {high:g}",
         drift_is_acceptable(block, limits),
     )

@@ -40,8 +40,9 @@ def page_section(report: Block) -> Iterator[Markup]:
     yield element("p", change_text(ratio), class_="figure")
     yield element(
         "p",
-        f"{level} interval {change_text(low)} to {change_text(high)}, limit {change_text(limit)}; perplexity "
-        f"{number_text(metric['baseline_final'])} of the baseline, {number_text(metric['final'])} of the subject",
+        f"{level} interval {change_text(low)} to {change_text(high)}, limit {change_text(limit)}; "
+        f"perplexity of the baseline {number_text(metric['baseline_final'])}, of the subject "
+        f"{number_text(metric['final'])}",
     )
     yield element(
         "figure",

@@ -70,6 +70,8 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
     value, limit = block["value"], block["limit"]
     holds = value is not None and value <= limit
     measured = block["reason"] or number_or_words(value)
+    if value is not None:
+        measured += f" nats a token at the {100 * block['quantile']:g} % quantile of windows"
     return [Gate("primary_metric_tail_acceptable", measured, f"{limit:g}", holds, block["mode"] == "fail")]
 
 
@@ -105,8 +107,8 @@ def _caption(tail: Block) -> str:
     if tail["value"] is None:
         return ""
     return (
-        f"; their quantile {tail['quantile']:g} is {number_text(tail['value'])}, limit {tail['limit']:g}, dashed "
-        "where it is near"
+        f"; their {100 * tail['quantile']:g} % quantile is {number_text(tail['value'])}, and its limit "
+        f"{tail['limit']:g}, drawn as a dashed line if a window comes near it"
     )
 
 

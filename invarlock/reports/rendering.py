@@ -363,7 +363,9 @@ def _provenance(report: Mapping[str, Any]) -> Markup:
         (
             definition_list(
                 {
-                    "text": f"{'; '.join(_texts(data))}, {windows['stats']['coverage']['tokens']} tokens scored",
+                    "text": f"{'; '.join(_texts(data))}, "
+                    f"{windows['stats']['coverage']['tokens']} tokens"
+                    + (" scored" if report["scoring"]["not_scored"] is None else ", scored on the baseline alone"),
                     "seeds": f"windows {seeds['windows']}, bootstrap {seeds['bootstrap']}",
                     "run": code(report["run_id"]),
                     "suite": context["suite"],

@@ -11,7 +11,7 @@ from invarlock.packer.format import layout
 from invarlock.pages.document import link
 from invarlock.pages.markup import Markup, breakable, element, join
 from invarlock.pages.numbers import change_text, share_text
-from invarlock.pages.parts import counted, data_table, number_cell, number_text, number_words, pill
+from invarlock.pages.parts import data_table, number_cell, number_text, number_words, pill
 from invarlock.reports.page_facts import PageFacts, StorageFacts
 from invarlock.verdict.words import EXPECTED, NO_REPORT, expected_words, is_neutral, seen_words
 
@@ -95,7 +95,8 @@ def margins(verdict: Row, cases: Mapping[str, PageFacts], paths: Collection[str]
         return
     yield element(
         "p",
-        "Of the edits that must pass, those that use most of a limit: 0 % is no change, 100 % is at the limit.",
+        "Of the edits that must pass, those that use most of a limit: 0 % is no change, 100 % is at the limit. More "
+        "than 100 % fails a gate, or causes a warning if the limit only warns.",
         class_="soft",
     )
     table = [
@@ -115,10 +116,10 @@ def cases_table(verdict: Row, cases: Mapping[str, PageFacts], paths: Collection[
     records = sorted(verdict["records"], key=lambda record: _worst_first(record, cases.get(record["path"])))
     missing = verdict.get("missing", {}).get("cases", ())
     rows = [_missing(row) for row in missing] + [_case(record, cases, paths) for record in records]
-    yield element("h2", f"All {counted(len(rows), 'case')}")
+    yield element("h2", f"All cases ({len(rows)})")
     yield element("div", class_="controls", id="controls")
     heads: tuple[str, ...] = (
-        "?seen",
+        "?result",
         "scenario",
         "?model",
         "?expected",

@@ -67,7 +67,7 @@ def render_pack_page(facts: PackFacts) -> bytes:
                 "footer",
                 element(
                     "p",
-                    "This page follows from the JSON files of the pack. It proves nothing by itself: ",
+                    "This page was made from the JSON files of the pack. It proves nothing by itself: ",
                     element("code", "verify"),
                     " renders it again from the measurements and compares every byte.",
                 ),
@@ -145,7 +145,9 @@ def _warnings(facts: PackFacts) -> Iterator[Markup]:
         about += f" {counted(others, 'report')} of destructive edits and faults also warn, on their own pages."
     yield element("p", about, class_="soft")
     rows = [(_named(records), line) for line, records in sorted(found.items(), key=lambda item: -len(item[1]))]
-    yield data_table(("reports", "warning"), rows[:MAX_LINES], "No edit that must pass or is informational warns.")
+    yield data_table(
+        ("reports", "warning"), rows[:MAX_LINES], "No edit that must pass and no informational edit has a warning."
+    )
     if len(rows) > MAX_LINES:
         yield element("p", f"and {len(rows) - MAX_LINES} more, on the pages of the reports", class_="soft")
 
@@ -185,7 +187,7 @@ def _verifying(manifest: Mapping[str, Any]) -> Iterator[Markup]:
         "p",
         "Verification needs no network and no PyTorch. It checks the signature and every checksum, derives every "
         "number and the verdict again from the raw measurements, and renders every page again. ",
-        "Take the fingerprint of the signer from its maker, not from this page." if signer else "",
+        "Get the signer's fingerprint from the maker of the pack, not from this page." if signer else "",
     )
     names = (layout.README, "manifest.json", layout.VERDICT_JSON, layout.VERDICT_TEXT, "checksums.sha256")
     links = [element("li", link(name, name)) for name in names]

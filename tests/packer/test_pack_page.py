@@ -102,7 +102,7 @@ def test_a_case_that_is_not_as_expected_or_has_no_report_is_first(facts: PackFac
 
     page = Page(render_pack_page(replace(facts, verdict=verdict)))
 
-    cases = page.text.partition("All 3 cases")[2]
+    cases = page.text.partition("All cases (3)")[2]
     assert cases.index("no report") < cases.index("not as expected") < cases.index(verdict["records"][1]["name"])
     assert "Failed requirements" in page.text
     assert ("td", "class", "f") in page.attributes

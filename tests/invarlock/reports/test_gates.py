@@ -67,7 +67,8 @@ def test_a_violation_of_no_module_is_shown_without_a_place(module: str, reason: 
 def tail(mode: str, value: float | None, reason: str | None = None) -> dict[str, Any]:
     """Return the block of the tail as it is read from a report's file."""
     holds = value is not None and value <= 0.2
-    block = {"status": "pass" if holds else mode, "mode": mode, "value": value, "limit": 0.2, "reason": reason}
+    block = {"status": "pass" if holds else mode, "mode": mode, "quantile": 0.95, "value": value, "limit": 0.2}
+    block["reason"] = reason
     read: dict[str, Any] = json.loads(json.dumps(block))
     return read
 
@@ -127,7 +128,8 @@ def test_a_tail_blocks_in_mode_fail_alone(mode: str, value: float | None, holds:
     gate = gates["primary_metric_tail_acceptable"]
 
     assert (gate.holds, gate.blocks) == (holds, blocks_)
-    assert (gate.measured, gate.limit) == ("no value" if value is None else str(value), "0.2")
+    shown = "no value" if value is None else f"{value} nats a token at the 95 % quantile of windows"
+    assert (gate.measured, gate.limit) == (shown, "0.2")
 
 
 def test_a_tail_of_too_few_windows_says_so_in_its_gate() -> None:

@@ -147,7 +147,7 @@ def test_the_page_shows_the_loss_differences_and_the_limit_that_they_were_judged
     section = "".join(TAIL.page_section({"evaluation_windows": scored, "primary_metric_tail": tail}))
 
     assert "of 5 final windows in the order drawn; from 0 to 0.5; 3 not finite" in section
-    assert ("; their quantile 0.95 is 0.5, limit 0.2, dashed where it is near" in section) is judged
+    assert ("; their 95 % quantile is 0.5, and its limit 0.2, drawn as a dashed line" in section) is judged
     assert (">limit 0.2</text>" in section) is judged
     assert ('class="bars beyond"' in section) is judged
 

@@ -82,13 +82,13 @@ def families_beyond(families: Mapping[str, Block]) -> Iterator[tuple[str, str]]:
     for family, row in families.items():
         if row["change"] is not None and row["change"] > row["limit"]:
             words = f"moved by at least {row['change']:.4g}, more than {row['limit']:g}"
-            yield family, f"more than half of its edge risks {words}"
+            yield family, f"over half of its edge risks {words}"
 
 
 def layers_beyond(growths: Mapping[str, float | None], most: float, least: float) -> Iterator[tuple[str, str]]:
     """Yield each layer whose edge risk grew by more than ``most`` or fell by more than ``least``, with the reason."""
     for name, moved in growths.items():
         if moved is not None and moved > most:
-            yield name, f"its edge risk grew by {moved:.4g}, limit {most:g}"
+            yield name, f"its edge risk grew by {moved:.4g}, more than {most:g}"
         elif moved is not None and moved < -least:
-            yield name, f"its edge risk fell by {-moved:.4g}, limit {least:g}"
+            yield name, f"its edge risk fell by {-moved:.4g}, more than {least:g}"

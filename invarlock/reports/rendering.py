@@ -312,7 +312,7 @@ def _storage(report: Mapping[str, Any]) -> dict[str, object]:
 def _where(violation: Mapping[str, Any]) -> object:
     """Return the location of a violation, without repeating the whole model."""
     where = violation.get("tensor", violation.get("module", ""))
-    return "" if where == violation["reason"] else where
+    return "" if where in ("*", violation["reason"]) else where
 
 
 def _policy(report: Mapping[str, Any]) -> Markup:

@@ -92,7 +92,7 @@ def test_the_level_of_a_family_is_the_median_of_its_layers_changes_and_its_limit
     assert block["violations"] == [
         {
             "module": "family ffn", "severity": "fail",
-            "reason": "more than half of its edge risks moved by at least 0.04, limit 0.03",
+            "reason": "over half of its edge risks moved by at least 0.04, more than 0.03",
         }
     ]  # fmt: skip
     learned = {**POLICY["rmt"], "epsilon_by_family": {"ffn": 0.02}}
@@ -103,9 +103,9 @@ def test_the_level_of_a_family_is_the_median_of_its_layers_changes_and_its_limit
     ("factor", "reason"),
     [
         (2.0, None),
-        (2.01, "its edge risk grew by 1.01, limit 1"),
+        (2.01, "its edge risk grew by 1.01, more than 1"),
         (0.5, None),
-        (0.49, "its edge risk fell by 0.51, limit 0.5"),
+        (0.49, "its edge risk fell by 0.51, more than 0.5"),
     ],
 )
 def test_one_layer_beyond_its_limit_fails_whatever_the_others_do(factor: float, reason: str | None) -> None:

@@ -6,6 +6,12 @@ Example::
         for tensor in counted(tensors, "weights", 272):
             ...                 # StageEvent(("baseline mistral-tiny", "null run 2/2"), "weights", 41, 272)
 
+Work that is done by several functions, each of which counts its own, is named and counted as one part::
+
+    with part("final windows", 64):
+        announce("windows", 8, 8)       # final windows 8/64
+        announce("windows", 16, 64)     # final windows 16/64
+
 Without a listener, announcements have no effect. Listeners and stages belong to the context of the caller.
 """
 
@@ -44,6 +50,7 @@ Listener = Callable[[StageEvent], object]
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 _STAGES: ContextVar[tuple[str, ...]] = ContextVar("stages", default=())
+_PART: ContextVar[tuple[str, int] | None] = ContextVar("part", default=None)
 
 
 @contextmanager
@@ -64,18 +71,31 @@ def listening(*listeners: Listener) -> Iterator[None]:
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Announce a stage; the work inside this context is part of it."""
-    token = _STAGES.set((*_STAGES.get(), name))
+    token, outer = _STAGES.set((*_STAGES.get(), name)), _PART.set(None)
     try:
         announce()
         yield
     finally:
         _STAGES.reset(token)
+        _PART.reset(outer)
+
+
+@contextmanager
+def part(what: str, total: int) -> Iterator[None]:
+    """Count the work inside this context as one part of the innermost stage; a part inside a part has no effect."""
+    token = _PART.set(_PART.get() or (what, total))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
 
 
 def announce(what: str = "", done: int = 0, total: int = 0) -> None:
-    """Report the progress of the innermost stage to the listener."""
+    """Report the progress of the innermost stage to the listener; within a part, in the words and total of the part."""
     listener = _LISTENER.get()
     if listener is not None:
+        if what:
+            what, total = _PART.get() or (what, total)
         listener(StageEvent(_STAGES.get(), what, done, total))
 
 

@@ -39,6 +39,7 @@ from invarlock.evaluation.models import run_layers
 from invarlock.evaluation.windows import Tokens
 from invarlock.measuring import rmt, variance
 from invarlock.reports.derivation import contract_hash
+from invarlock.stages import stage
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,9 @@ def measure_activations(
 
 @contextmanager
 def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Iterator[None]:
-    """Multiply the outputs of modules while the context is open; the weights do not change."""
+    """Multiply the outputs of modules while the context is open, as a stage; the weights do not change."""
     modules = dict(model.named_modules())
-    with ExitStack() as stack:
+    with stage("with the proposed scales"), ExitStack() as stack:
         for name, scale in scales.items():
 
             def multiply(module: nn.Module, given: Any, output: torch.Tensor, scale: float = scale) -> torch.Tensor:

@@ -23,6 +23,7 @@ from invarlock.checkpoints.equivalence.steps import Rotate, RotateHeads, Step
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.evaluation.checkpoint_facts import SPECTRAL_FAMILIES, CheckpointFacts
 from invarlock.measuring import spectral, weight_changes
+from invarlock.stages import stage
 
 Rows = dict[str, dict[str, Any]]
 
@@ -114,7 +115,10 @@ def measure_canonical_form(
         CheckpointError: when one cannot be read.
     """
     before, after = open_checkpoint(baseline), open_checkpoint(subject, baseline)
-    sides = find_equivalence(before, after) if needs_canonical_form(stored, own) else Sides(before, after)
+    sides = Sides(before, after)
+    if needs_canonical_form(stored, own):
+        with stage("checking for equivalent weights"):
+            sides = find_equivalence(before, after)
     if isinstance(after, RenamedCheckpoint):
         sides = sides.remove("names", sorted(after.names), None)
     if not sides.removed and not sides.skipped:

@@ -17,6 +17,7 @@ from invarlock.evaluation.canonical_form import OutputTransform
 from invarlock.evaluation.scoring import Observer, Scores, score_blocks, score_windows, windows_of_a_pass
 from invarlock.evaluation.windows import Windows
 from invarlock.measuring.rmt import CHUNK_WINDOWS, PROBE_WINDOWS, REPORT_WINDOWS
+from invarlock.stages import part
 
 
 @dataclass(frozen=True)
@@ -67,23 +68,24 @@ def measure_final(  # noqa: PLR0913  # the last is optional
     own, (first, *others) = windows.first_slice, windows.blocks
     measured = min(PROBE_WINDOWS if probe else REPORT_WINDOWS, len(own))
     observed = None
-    if min(batch_size, windows_of_a_pass(model, first.shape[1])) < CHUNK_WINDOWS:
-        scores = score_blocks(model, windows.blocks, batch_size, room_bytes, observer)
-    else:
-        in_chunks = min(PROBE_WINDOWS, len(own))
-        with ActivationObserver(model, transform) as activations:
-            head = score_windows(model, first[:measured], CHUNK_WINDOWS, room_bytes, observer)
-        losses, at_once = list(head.losses), head.batch_size
-        if measured < in_chunks:
-            further = score_windows(model, first[measured:in_chunks], at_once, room_bytes, observer, measured)
-            losses += further.losses
-        rest = [block for block in (first[in_chunks:], *others) if len(block)]
-        if rest:
-            size = batch_size if at_once == CHUNK_WINDOWS else at_once
-            losses += score_blocks(model, rest, size, room_bytes, observer, len(losses)).losses
-        scores = Scores(tuple(losses), batch_size)
-        # measurements of a batch that was halved do not cover whole chunks
-        observed = activations if at_once == CHUNK_WINDOWS else None
+    with part("final windows", len(windows.ids)):
+        if min(batch_size, windows_of_a_pass(model, first.shape[1])) < CHUNK_WINDOWS:
+            scores = score_blocks(model, windows.blocks, batch_size, room_bytes, observer)
+        else:
+            in_chunks = min(PROBE_WINDOWS, len(own))
+            with ActivationObserver(model, transform) as activations:
+                head = score_windows(model, first[:measured], CHUNK_WINDOWS, room_bytes, observer)
+            losses, at_once = list(head.losses), head.batch_size
+            if measured < in_chunks:
+                further = score_windows(model, first[measured:in_chunks], at_once, room_bytes, observer, measured)
+                losses += further.losses
+            rest = [block for block in (first[in_chunks:], *others) if len(block)]
+            if rest:
+                size = batch_size if at_once == CHUNK_WINDOWS else at_once
+                losses += score_blocks(model, rest, size, room_bytes, observer, len(losses)).losses
+            scores = Scores(tuple(losses), batch_size)
+            # measurements of a batch that was halved do not cover whole chunks
+            observed = activations if at_once == CHUNK_WINDOWS else None
     if observed is not None:
         chunks = -(-REPORT_WINDOWS // CHUNK_WINDOWS)
         return FinalWindows(scores, observed.facts(chunks), observed.facts() if probe else None, observed.seconds)

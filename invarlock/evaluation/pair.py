@@ -156,8 +156,10 @@ def _evaluate(
 ) -> tuple[Report, dict[str, bytes]]:
     """Return the report, and the files to add to those that measuring wrote into the staging folder."""
     preset = None if request.preset is None else read_preset(request.preset)
-    setup = _setup(request, preset)
-    draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
+    with stage("digests and text"):
+        setup = _setup(request, preset)
+    with stage("drawing windows"):
+        draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     kept = (staging / BASELINE_REPORT).parent
     with stage(f"baseline {request.baseline.name}"):
         document = _baseline(request, setup, draw, kept)
@@ -179,8 +181,10 @@ def _evaluate_served(
     request: PairRequest, staging: Path, signatures: Mapping[str, Mapping[str, str]]
 ) -> tuple[Report, dict[str, bytes]]:
     """Do the same for a served subject, which has no files; one request is sent before measuring begins."""
-    setup = _setup(request, None if request.preset is None else read_preset(request.preset))
-    draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
+    with stage("digests and text"):
+        setup = _setup(request, None if request.preset is None else read_preset(request.preset))
+    with stage("drawing windows"):
+        draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     client = Client(server_url(str(request.subject_url)), os.environ.get(KEY_VARIABLE) or None)
     served = find_server(
         client,

@@ -17,7 +17,7 @@ from invarlock.evaluation.output_heads import HEAD_LOGITS, separate_head
 from invarlock.evaluation.windows import Tokens
 from invarlock.measuring.fidelity import LogitScores, TokenScores
 from invarlock.measuring.rmt import CHUNK_WINDOWS
-from invarlock.stages import announce
+from invarlock.stages import announce, part
 
 # The most logits of one forward pass: 128 million take 512 MB as float32 and half of that as bfloat16. With a
 # vocabulary of 32,000, a pass scores eight windows of 512 tokens. A single window may exceed the limit.
@@ -81,12 +81,13 @@ def score_blocks(
     """
     losses: list[float | None] = []
     fitted = batch_size
-    for block in blocks:
-        own = max(1, batch_size * blocks[0].shape[1] // block.shape[1])
-        scores = score_windows(model, block, own, room_bytes, observer, first + len(losses))
-        if not losses:
-            fitted = scores.batch_size
-        losses += scores.losses
+    with part("windows", first + sum(len(block) for block in blocks)):
+        for block in blocks:
+            own = max(1, batch_size * blocks[0].shape[1] // block.shape[1])
+            scores = score_windows(model, block, own, room_bytes, observer, first + len(losses))
+            if not losses:
+                fitted = scores.batch_size
+            losses += scores.losses
     return Scores(tuple(losses), fitted)
 
 
@@ -111,7 +112,7 @@ def score_windows(
         batch_size: the initial number of windows per forward pass.
         room_bytes: the memory limit for the model and a forward pass; None if the device's allocator enforces one.
         observer: receives the log-probabilities of each position.
-        first: the number that the observer gets for the first window.
+        first: the number that the observer gets for the first window, and the number of windows scored before.
 
     Raises:
         EvaluationError: when the model's forward pass fails.
@@ -119,14 +120,14 @@ def score_windows(
     """
     losses: list[float | None] = []
     batch_size = max(1, min(batch_size, windows_of_a_pass(model, tokens.shape[1])))
-    announce("windows", 0, len(tokens))
+    announce("windows", first, first + len(tokens))
     while len(losses) < len(tokens):
         batch = torch.from_numpy(tokens[len(losses) : len(losses) + batch_size]).long().to(model.device)
         try:
             with one_out_of_memory():
                 check_room(forward_bytes(model, len(batch), tokens.shape[1]), room_bytes)
                 losses += [stored_loss(value) for value in _score_batch(model, batch, first + len(losses), observer)]
-            announce("windows", len(losses), len(tokens))
+            announce("windows", first + len(losses), first + len(tokens))
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise OutOfMemoryError(

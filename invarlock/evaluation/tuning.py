@@ -154,7 +154,8 @@ class _Judge:
         reports = []
         for run, draw in self.draws.items():
             request = EvaluationRequest(self.setup, self.baseline, SCENARIO, run, draw, self.model.placement)
-            measured = compare(subject, request.comparison())
+            with stage(f"draw {run}/{len(self.draws)}"):
+                measured = compare(subject, request.comparison())
             edited = EditDescription(spec.edit, spec.edit, str(spec), spec.parameters)
             reports.append(report_document(request, edited, measured))
         against = [line for report in reports for line in _against(report, self.margin)]

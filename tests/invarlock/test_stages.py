@@ -10,7 +10,7 @@ import pytest
 
 from invarlock.library_notices import notices_in
 from invarlock.stage_line import StageLine, StageLog, left_text
-from invarlock.stages import StageEvent, announce, counted, listening, stage
+from invarlock.stages import StageEvent, announce, counted, listening, part, stage
 
 
 class Terminal(io.StringIO):
@@ -39,6 +39,27 @@ def test_stages_are_nested_and_counted() -> None:
         "baseline m · null run 2/2 · weights 0/2",
         "baseline m · null run 2/2 · weights 1/2",
         "baseline m · null run 2/2 · weights 2/2",
+    ]
+
+
+def test_a_part_is_counted_as_a_whole_whatever_its_functions_count() -> None:
+    seen: list[StageEvent] = []
+
+    with listening(seen.append), stage("baseline m"):
+        with part("final windows", 64):
+            announce("windows", 8, 8)
+            with part("windows", 56):
+                announce("windows", 64, 56)
+            with stage("loading"):
+                announce("weights", 1, 2)
+        announce("windows", 1, 2)
+
+    assert [str(event).removeprefix("baseline m · ") for event in seen[1:]] == [
+        "final windows 8/64",
+        "final windows 64/64",
+        "loading",
+        "loading · weights 1/2",
+        "windows 1/2",
     ]
 
 

@@ -17,6 +17,7 @@ from invarlock.evaluation.served.client import unusable
 from invarlock.evaluation.served.scores import ServedScores
 from invarlock.evaluation.served.server import Served
 from invarlock.evaluation.windows import Tokens
+from invarlock.stages import counted, part
 
 # If at this share of positions the server's most probable token is the baseline's of the next position, its answers are
 # one position late. For correct answers the share is a few percent.
@@ -46,8 +47,10 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasurement:
     started = time.perf_counter()
     baseline, draw, final = comparison.baseline, comparison.draw, comparison.draw.final
     observer = SubjectObserver(baseline.kept, baseline.vocabulary, final.positions, final.slices)
-    preview, _ = _score(served, draw.preview.tokens, None)
-    scores, answers = _score(served, final.tokens, observer)
+    with part("preview windows", len(draw.preview.tokens)):
+        preview, _ = _score(served, draw.preview.tokens, None)
+    with part("final windows", len(final.tokens)):
+        scores, answers = _score(served, final.tokens, observer)
     _check_in_time(served, answers, most_probable_tokens(baseline.kept))
     repeated = _ask_again(served, final.tokens, answers)
     fewest = min(answer.fewest for answer in answers)
@@ -72,7 +75,7 @@ class _Kept:
 
 def _score(served: Served, tokens: Tokens, observer: Observer | None) -> tuple[Scores, list[_Kept]]:
     losses, kept = [], []
-    for index, answer in enumerate(served.ask(tokens)):
+    for index, answer in enumerate(counted(served.ask(tokens), "windows", len(tokens))):
         losses.append(stored_loss(-float(answer.target.mean())))
         kept.append(_kept(answer))
         if observer is not None:

@@ -17,6 +17,7 @@ from invarlock.evaluation.memory import forward_bytes
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_blocks
 from invarlock.evaluation.windows import Windows
+from invarlock.stages import StageEvent, listening
 
 TinyModels = Callable[..., Path]
 LENGTH, SHORTER = 24, 12
@@ -74,6 +75,18 @@ def measured(model: PreTrainedModel, windows: Windows, *, probe: bool, room: int
     assert all(min(times) == 1 for times in seen.times)
     assert len(found.scores.losses) == len(windows.ids)
     return found
+
+
+@pytest.mark.parametrize("batch_size", [2, BATCH])
+def test_the_final_windows_are_counted_as_one_part(batch_size: int, tiny_model: TinyModels) -> None:
+    model, windows = load_model(tiny_model("llama"), Placement("cpu")), drawn((20, LENGTH), (12, SHORTER))
+    events: list[StageEvent] = []
+
+    with listening(events.append):
+        measure_final(model, windows, batch_size, None, Seen(windows), probe=False)
+
+    done = [int(str(event).removeprefix("final windows ").removesuffix("/32")) for event in events]
+    assert (done, done[0], done[-1]) == (sorted(done), 0, 32)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])

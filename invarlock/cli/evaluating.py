@@ -291,13 +291,34 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _check_options_of_tasks(options: argparse.Namespace) -> None:
-    """Refuse options of ``--tasks`` without it, which would have no effect."""
+    """Refuse options that have no effect without ``--tasks`` or conflict with it, and tasks that cannot be run.
+
+    Raises:
+        UsageError: for such options, or when lm-evaluation-harness is not installed.
+    """
     for name in ("tasks_limit", "tasks_fewshot", "tasks_include", "tasks_python"):
         if options.tasks is None and getattr(options, name) is not None:
             raise UsageError(
                 f"--{name.replace('_', '-')}: has no effect without --tasks; name the tasks, or leave it out",
                 code=Code.OPTIONS_CONFLICT,
             )
+    if options.tasks is None:
+        return
+    if options.records is not None:
+        raise UsageError(
+            "--tasks runs tasks, and --records reads their results; give only one of the two",
+            code=Code.OPTIONS_CONFLICT,
+        )
+    if options.subject is None:
+        raise UsageError(
+            "--tasks: runs lm-evaluation-harness on folders only; for a server, run it yourself and give --records",
+            code=Code.OPTIONS_CONFLICT,
+        )
+    if options.tasks_python is None:
+        # imported here to keep --help fast
+        from invarlock.evaluation.needed_packages import check_tasks
+
+        check_tasks()
 
 
 def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path) -> PairRequest:
@@ -308,16 +329,8 @@ def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path
     from invarlock.jsonio import dump_json
     from invarlock.task_records.running import TaskRun, run_tasks
 
-    if options.records is not None:
-        raise UsageError(
-            "--tasks runs tasks, and --records reads their results; give only one of the two",
-            code=Code.OPTIONS_CONFLICT,
-        )
-    if request.subject is None:
-        raise UsageError(
-            "--tasks: runs lm-evaluation-harness on folders only; for a server, run it yourself and give --records",
-            code=Code.OPTIONS_CONFLICT,
-        )
+    # checked before
+    assert request.subject is not None
     run = TaskRun(
         tuple(options.tasks.split(",")),
         options.tasks_limit,

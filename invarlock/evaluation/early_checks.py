@@ -30,6 +30,7 @@ from invarlock.errors import (
     OutputError,
     UsageError,
 )
+from invarlock.evaluation.needed_packages import check_runner, check_signing
 from invarlock.evaluation.pair_documents import check_documents
 from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.text_files import has_rows, read_local_text
@@ -42,6 +43,8 @@ KEPT_BYTES = 8
 LOADED_BYTES = 2
 # A text with more bytes per needed token is long enough in any language; tokenising it here would do the work twice.
 ENOUGH_BYTES_PER_TOKEN = 16
+# The value of --scoring for a subject that is run as it is stored.
+NATIVE = "native"
 # Each token but the first of a window is predicted.
 MIN_SEQ_LEN = 2
 # Device files of NVIDIA's driver, WSL and ROCm.
@@ -69,6 +72,8 @@ def check_pair(request: PairRequest, target: Path) -> None:
         checks.run(lambda: check_documents(request))
     if request.subject is not None:
         _check_subject(request.subject, request, checks, has_baseline=files is not None)
+    if request.model_signatures:
+        checks.run(check_signing)
     for wanted in request.model_signatures:
         folder = request.baseline if wanted.side == "baseline" else request.subject
         if folder is not None and folder.exists():
@@ -154,6 +159,8 @@ def _check_subject(subject: Path, request: PairRequest, checks: Checks, *, has_b
     if not is_adapter(subject) and not find_gguf(subject):
         checks.run(lambda: check_scorable(subject, request.seq_len))
     checks.run(lambda: read_subject_edit(subject, request.edit_label))
+    if request.scoring == NATIVE:
+        checks.run(lambda: check_runner(subject))
 
 
 def _is_there(folder: Path) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from invarlock.packer.trust.keys import make_signing_key, write_key_pair
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.cli import main, program
 from invarlock.errors import InvarLockError
+from invarlock.evaluation import needed_packages
 from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
@@ -278,6 +280,30 @@ def test_a_mistake_is_answered_before_anything_is_measured(
 
     assert found == (exit_code, list(codes))
     assert sorted(path.name for path in here.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("package", "options"),
+    [("model_signing", {"model_signature": "subject=key:{key.pub.pem}"}), ("lm_eval", {"tasks": "arc_easy"})],
+)
+def test_an_option_that_needs_a_package_says_so_before_anything_is_measured(
+    here: Path,
+    package: str,
+    options: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in MEASURING:
+        monkeypatch.setitem(sys.modules, name, HALTED)
+    monkeypatch.setattr(needed_packages, "find_spec", lambda name: None if name == package else find_spec(name))
+    (here / "good" / "model.sig").touch()
+
+    try:
+        found = end(words(evaluate(**options), here), capsys)
+    finally:
+        (here / "good" / "model.sig").unlink()
+
+    assert found == (2, [C.EXTRA_NOT_INSTALLED])
 
 
 def test_there_are_sixty_mistakes() -> None:

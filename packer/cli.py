@@ -418,10 +418,17 @@ def _add_allow_unsigned(parser: argparse.ArgumentParser) -> None:
 def add_diff(subparsers: Commands) -> None:
     """Add the command ``diff``."""
     parser = subparsers.add_parser(
-        "diff", help="verify two packs and show what changed from the first to the second", epilog=EXIT_CODES
+        "diff",
+        help="verify two packs or two reports and show what changed from the first to the second",
+        epilog=EXIT_CODES,
     )
-    parser.add_argument("first", type=Path, metavar="A", help="folder of the first pack")
-    parser.add_argument("second", type=Path, metavar="B", help="folder of the second pack")
+    parser.add_argument(
+        "first",
+        type=Path,
+        metavar="A",
+        help="folder of the first pack; or the first evaluation.report.json, or the output folder of evaluate",
+    )
+    parser.add_argument("second", type=Path, metavar="B", help="the second one, of the same kind")
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the differences as a page for browsers")
     _add_allow_unsigned(parser)

@@ -240,7 +240,59 @@ def verify_receipt(options: Namespace) -> int:
 
 
 def diff(options: Namespace) -> int:
-    """Verify two packs, and print how their verdicts differ."""
+    """Verify two packs or two reports, and print how they differ."""
+    # imported here to keep --help fast
+    from invarlock.packer.runs.lone_reports import check_kind, report_at
+
+    paths = (options.first, options.second)
+    reports = [found for path in paths if (found := report_at(path)) is not None]
+    for path in paths:
+        check_kind(path, several=bool(reports))
+    if not reports:
+        return _diff_packs(options)
+    if len(reports) < len(paths):
+        pack = next(path for path in paths if report_at(path) is None)
+        raise UsageError(
+            f"{pack} is a pack and {reports[0]} is a report; give two packs or two reports", code=Code.OPTIONS_CONFLICT
+        )
+    if options.allow_unsigned:
+        raise UsageError(
+            f"--allow-unsigned: an option of packs, but {reports[0]} is a report; leave it out",
+            code=Code.OPTIONS_CONFLICT,
+        )
+    return _diff_reports(reports, options)
+
+
+def _diff_reports(reports: Sequence[Path], options: Namespace) -> int:
+    # imported here to keep --help fast
+    from invarlock.packer.report_diffing import diff_reports, render_report_diff, render_report_diff_page
+    from invarlock.packer.runs.lone_reports import verify_report_file
+    from invarlock.packer.verify.report import verify_envelope
+
+    from invarlock.named_files import check_result_file, write_result
+
+    if options.html is not None:
+        check_result_file(options.html, "--html")
+    documents = []
+    for path in reports:
+        result = verify_report_file(path)
+        if not result.holds:
+            if options.json:
+                say_json(verify_envelope(path.name, result.report, "evaluate", result.problems))
+            say_error(f"{path}: NOT VERIFIED", *(f"  {line}" for line in fold_problems(result.problems)))
+            return result.code
+        documents.append(result.report)
+    found = diff_reports(*documents)
+    if options.html is not None:
+        write_result(options.html, render_report_diff_page(found, (str(reports[0]), str(reports[1]))), "--html")
+    if options.json:
+        say_json(found)
+    else:
+        say(*render_report_diff(found), *([] if options.html is None else [f"page: {options.html}"]))
+    return 0
+
+
+def _diff_packs(options: Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.packer.diffing import diff_verdicts, render_diff, render_diff_page
     from invarlock.packer.verify.verifying import VerifyOptions, verify_pack

@@ -82,7 +82,7 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
         lines += fold([(case, name) for case in diff[key]], "cases")
     rows = []
     for row in diff["cases"]:
-        changes = [f"{key} {' -> '.join(_pair(old, new))}" for key, (old, new) in row["changed"].items()]
+        changes = [f"{key} {' -> '.join(pair_text(old, new))}" for key, (old, new) in row["changed"].items()]
         rows.append((_name((row["model"], row["scenario"], row["run"])), "; ".join(changes)))
     lines += fold(rows, "cases", exact=True)
     compared, changed = diff["cases_compared"], len(diff["cases"])
@@ -107,7 +107,7 @@ def render_diff_page(diff: Mapping[str, Any], names: tuple[str, str]) -> bytes:
                     {
                         "first pack": names[0],
                         "second pack": names[1],
-                        "verdict": join(_pills(diff["verdicts"])),
+                        "verdict": join(verdict_pills(diff["verdicts"])),
                         "signer": code(signers[0]) if signers[0] == signers[1] else None,
                         "first signer": code(signers[0]) if signers[0] != signers[1] else None,
                         "second signer": code(signers[1]) if signers[0] != signers[1] else None,
@@ -125,10 +125,11 @@ def render_diff_page(diff: Mapping[str, Any], names: tuple[str, str]) -> bytes:
     return html_document(f"{changed} of {compared} cases differ", body, is_wide=True)
 
 
-def _pills(verdicts: Sequence[str]) -> tuple[Markup | str, ...]:
+def verdict_pills(verdicts: Sequence[str], of: str = "packs") -> tuple[Markup | str, ...]:
+    """Return two verdicts as the content of an element; ``of`` is what has them."""
     kinds = {"PASS": "pass", "FAIL": "fail"}
     first, second = (pill(words, kinds.get(words, "note")) for words in verdicts)
-    return (first, " in both packs") if verdicts[0] == verdicts[1] else (first, " → ", second)
+    return (first, f" in both {of}") if verdicts[0] == verdicts[1] else (first, " → ", second)
 
 
 def _only(diff: Mapping[str, Any]) -> Iterator[Markup]:
@@ -149,7 +150,7 @@ def _changes(cases: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
                 breakable(row["scenario"]) + (f", run {row['run']}" if row["run"] > 1 else ""),
                 row["model"],
                 key.replace("_", " "),
-                *_shown(key, *row["changed"][key]),
+                *shown_pair(key, *row["changed"][key]),
             )
             for row in cases
             for key in keys
@@ -162,8 +163,9 @@ def _changes(cases: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
         yield data_table(("scenario", "model", "what", "first", "second"), cells, "none")
 
 
-def _shown(key: str, old: Any, new: Any) -> tuple[object, object]:
-    texts = _pair(old, new)
+def shown_pair(key: str, old: Any, new: Any) -> tuple[object, object]:
+    """Return two values of a measurement as the cells of a table; the same text is never shown for two values."""
+    texts = pair_text(old, new)
     first, second = (_cell(key, value, text) for value, text in zip((old, new), texts, strict=True))
     return texts if first == second else (first, second)
 
@@ -195,7 +197,7 @@ def _name(case: Case) -> str:
     return f"{case[0]} {case[1]} run {case[2]}"
 
 
-def _pair(old: Any, new: Any) -> tuple[str, str]:
+def pair_text(old: Any, new: Any) -> tuple[str, str]:
     """Return two different values as text: numbers with four significant digits, more where they would look equal."""
     texts = ("", "")
     for digits in DIGITS:

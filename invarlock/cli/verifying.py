@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from invarlock.boundary import Commands
-from invarlock.errors import MissingFileError, UsageError
+from invarlock.errors import UsageError
 from invarlock.folding import fold_problems
 from invarlock.output import say, say_json
 from invarlock.packer.cli import EXIT_CODES, add_verify_options
 from invarlock.problems import Code, ExitCode, Problem
-from invarlock.reports.sidecars import REPORT_NAME
 
 # Options of one kind: their names on the command line and in the namespace.
 OF_PACKS = {
@@ -67,10 +65,10 @@ def add_verify(commands: Commands) -> None:
 def _verify(options: argparse.Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.packer import commands
-    from invarlock.packer.runs.lone_reports import report_at
+    from invarlock.packer.runs.lone_reports import check_kind, report_at
 
     for path in options.paths:
-        _check_kind(path, several=len(options.paths) > 1)
+        check_kind(path, several=len(options.paths) > 1)
     reports = [found for path in options.paths if (found := report_at(path)) is not None]
     packs = [path for path in options.paths if report_at(path) is None]
     if packs and reports:
@@ -89,20 +87,6 @@ def _verify(options: argparse.Namespace) -> int:
         return _verify_reports(reports, options)
     options.packs = packs
     return commands.verify(options)
-
-
-def _check_kind(path: Path, *, several: bool) -> None:
-    """Refuse a path that is neither a pack nor a report: one that does not exist, or another file of a pack.
-
-    A single path that does not exist has an exit code and JSON of its own.
-    """
-    # imported here to keep --help fast
-    from invarlock.packer.format.pack_folder import enclosing_pack
-
-    if several and not os.path.lexists(path):
-        raise MissingFileError("no such file or folder; check the path", where=str(path), code=Code.FILE_MISSING)
-    if path.is_file() and path.name != REPORT_NAME and (pack := enclosing_pack(path)) is not None:
-        raise UsageError(f"belongs to the pack {pack}; verify that", where=str(path), code=Code.INPUT_UNREADABLE)
 
 
 def _verify_reports(reports: list[Path], options: argparse.Namespace) -> int:

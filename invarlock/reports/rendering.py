@@ -119,7 +119,7 @@ def _header(report: Mapping[str, Any], title: str, place: CasePlace | None) -> M
         element("p", "; ".join(line for metric in METRICS for line in metric.summary(report)), class_="lead"),
         definition_list(
             {
-                "subject": _subject_text(report),
+                "subject": subject_text(report),
                 "baseline": f"{report['meta']['model_id']}, pinned to {report['meta']['revision']}"
                 if report["meta"]["revision"]
                 else f"{report['meta']['model_id']}, not pinned",
@@ -202,7 +202,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
     )
 
 
-def _subject_text(report: Mapping[str, Any]) -> str:
+def subject_text(report: Mapping[str, Any]) -> str:
     """Return the name of a user's subject, if the report has it, and its edit."""
     edit, name = report["edit"], report["subject"].get("name")
     text = edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}"

@@ -8,6 +8,7 @@ Example::
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Any
 from invarlock.packer.format.checksums import MANIFEST_NAME
 from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.layout import REPORT_NAME
-from invarlock.packer.format.pack_folder import TAR_SUFFIXES
+from invarlock.packer.format.pack_folder import TAR_SUFFIXES, enclosing_pack
 from invarlock.packer.runs.lone_pages import lone_page_problems
 
-from invarlock.errors import InvarLockError
+from invarlock.errors import InvarLockError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, read_json
 from invarlock.problems import Code, ExitCode, Problem
 from invarlock.reports.preset_files import read_preset
@@ -87,6 +88,25 @@ def report_at(path: Path) -> Path | None:
         return found if found.is_file() and not (path / MANIFEST_NAME).exists() else None
     named_report = path.suffix == ".json" or (path.exists() and not path.name.endswith((".zip", *TAR_SUFFIXES)))
     return path if named_report else None
+
+
+def check_kind(path: Path, *, several: bool = False) -> None:
+    """Refuse a path that is neither a pack nor a report: one that does not exist, or another file of a pack.
+
+    A single path that does not exist has an exit code and JSON of its own.
+
+    Args:
+        path: the path.
+        several: whether it is one of several, so that one that does not exist is refused.
+
+    Raises:
+        MissingFileError: for a path that does not exist.
+        UsageError: for another file of a pack.
+    """
+    if several and not os.path.lexists(path):
+        raise MissingFileError("no such file or folder; check the path", where=str(path), code=Code.FILE_MISSING)
+    if path.is_file() and path.name != REPORT_NAME and (pack := enclosing_pack(path)) is not None:
+        raise UsageError(f"belongs to the pack {pack}; verify that", where=str(path), code=Code.INPUT_UNREADABLE)
 
 
 def verify_report_file(path: Path, references: ReportReferences | None = None) -> ReportResult:

@@ -56,16 +56,24 @@ def report(case: Case, case_runner: CaseRunner, request: pytest.FixtureRequest) 
             case_runner.prepare(case)
             pytest.skip("its baseline is measured, in a session for that alone")
         found = case_runner.evaluate(case, request.config.stash[FOLLOWING])
-    facts = {**case_facts(found), "preparation_seconds": f"{case_runner.shared_seconds:.1f}"}
+    facts = {
+        **case_facts(found),
+        "preparation_seconds": f"{case_runner.shared_seconds:.1f}",
+        **case_runner.calibration.take_reused(),
+    }
     request.node.user_properties.extend(facts.items())
     return found
 
 
 @pytest.fixture
-def measured_null_run(null_run: PlannedNullRun, case_runner: CaseRunner) -> Mapping[str, Any]:
+def measured_null_run(
+    null_run: PlannedNullRun, case_runner: CaseRunner, request: pytest.FixtureRequest
+) -> Mapping[str, Any]:
     """The document of a null run: the baseline against harmless changes of itself."""
     with _failing_on_one_line():
-        return case_runner.calibrate(null_run)
+        found = case_runner.calibrate(null_run)
+    request.node.user_properties.extend(case_runner.calibration.take_reused().items())
+    return found
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from invarlock.evaluation.windows import Draw
 from invarlock.harness.baselines.baseline_reports import Baselines
 from invarlock.harness.baselines.preset_cache import PresetCache
 from invarlock.harness.baselines.resuming import kept_null_run
-from invarlock.harness.planning.plan import PlannedNullRun
+from invarlock.harness.planning.plan import REUSED, PlannedNullRun
 from invarlock.harness.planning.presets import calibrates, derived_preset, has_presets, preset_path
 from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
@@ -45,6 +45,7 @@ class Calibration:
         self._known_baselines: dict[str, KnownBaseline] = {}
         self._draws: dict[str, dict[int, Draw]] = {}
         self._looked_at: set[PlannedNullRun] = set()
+        self._reused = 0
         folder = run.settings.preset_cache
         self._cache = None if folder is None else PresetCache(Path(folder))
 
@@ -78,6 +79,11 @@ class Calibration:
             self._measure(null_run, placement)
         document: NullRunDocument = read_json(self._path(null_run))
         return document
+
+    def take_reused(self) -> dict[str, str]:
+        """Return how many null runs this worker took from the preset cache since the last call; empty for none."""
+        reused, self._reused = self._reused, 0
+        return {REUSED: str(reused)} if reused else {}
 
     def _shared(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:
         if not has_presets(self.run):
@@ -130,6 +136,7 @@ class Calibration:
         cache, known = self._cache, self._known_baseline(model)
         if cache is not None and cache.fetch(path, setup, null_run.run, known):
             _log.info("null run %d of %s: from the preset cache", null_run.run, model.id)
+            self._reused += 1
             return
         if model.id not in self._draws:
             numbers = range(1, run.settings.calibration_runs + 1)

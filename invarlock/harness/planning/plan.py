@@ -22,6 +22,8 @@ from invarlock.problems import Code
 
 CALIBRATE_ONLY = "calibrate-only"
 RUN_ONLY = "run-only"
+# The property of a test in which a worker counts the null runs that it took from the preset cache.
+REUSED = "null_runs_reused"
 
 
 @dataclass(frozen=True)

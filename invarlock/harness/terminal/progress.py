@@ -19,11 +19,13 @@ from invarlock.catalog.node_ids import parameter_id
 from invarlock.documents.runs import ProgressDocument
 from invarlock.errors import printable
 from invarlock.harness.ending.pytest_report import RERUN
+from invarlock.harness.planning.plan import REUSED
 from invarlock.harness.session import Controller
 from invarlock.harness.terminal.bar import CaseBar
 from invarlock.harness.terminal.worker_stages import StagesOfWorkers, stages_folder
 from invarlock.jsonio import check_schema, write_json
 from invarlock.moments import format_moment, utc_now
+from invarlock.pages.parts import counted
 from invarlock.stage_line import PLAIN_SECONDS, left_text
 from invarlock.stages import StageEvent, listening
 
@@ -59,6 +61,7 @@ class Progress:
         self._stage: str | None = None
         self._stage_due = 0.0
         self._shared_seconds = 0.0
+        self._reused = 0
         self._workers: StagesOfWorkers | None = None
         self._listening = ExitStack()
         self._terminal: Any = None
@@ -95,6 +98,8 @@ class Progress:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         node = report.nodeid
+        if report.when == "teardown":
+            self._reused += int(str(dict(report.user_properties).get(REUSED, 0)))
         case = self._cases.get(parameter_id(node))
         if case is None or node not in self._running:
             return
@@ -109,9 +114,10 @@ class Progress:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        self._clear_bar()
+        self._say_reused()
         if not self._cases:
             return (yield)
-        self._clear_bar()
         if self._terminal is not None and self._verbosity >= 0:
             self._terminal.write_line(
                 "invarlock: compiling the verdict from the reports, and making the pack", flush=True
@@ -127,6 +133,13 @@ class Progress:
                 self._workers.stop()
             self._running.clear()
             self._write()
+
+    def _say_reused(self) -> None:
+        """Say how many null runs were not measured, because the preset cache has them."""
+        terminal = self.controller.config.pluginmanager.getplugin("terminalreporter")
+        if self._reused and terminal is not None and self._verbosity >= 0:
+            reused, folder = counted(self._reused, "null run"), self.controller.run.settings.preset_cache
+            terminal.write_line(printable(f"invarlock: {reused} reused from the preset cache {folder}"))
 
     def seconds_left(self) -> float | None:
         """Return the estimated seconds for the remaining cases at the speed so far; None before a case is done."""

@@ -120,6 +120,8 @@ def test_runs_share_null_runs_in_a_cache(run_pytest: RunPytest, tmp_path: Path) 
     assert second.status == 0, second.output
     log = (second.directory / "logs/mistral-tiny-noop_control-run1.log").read_text()
     assert re.findall("null run (.) of embedded/mistral-tiny: from the preset cache", log) == ["1"]
+    line = f"invarlock: 1 null run reused from the preset cache {cache}"
+    assert (line in first.output, second.output.count(line)) == (False, 1)
     now = files(second.directory / "presets")
     assert now.pop(f"{MODEL}/null_run_2.json.stale") not in kept.values()
     assert now == before
@@ -127,6 +129,11 @@ def test_runs_share_null_runs_in_a_cache(run_pytest: RunPytest, tmp_path: Path) 
     assert verify_pack(second.pack, VerifyOptions(strict=True)).code == 0
     # the damaged file was measured again and replaced
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == kept
+
+    third = run_pytest("-k", "mistral", "--suite-mode", "calibrate-only", *shared, directory=tmp_path / "third", **TWO)
+
+    assert third.status == 0, third.output
+    assert third.output.count(f"invarlock: 2 null runs reused from the preset cache {cache}") == 1
 
 
 def test_a_cache_that_cannot_be_written_is_refused_and_one_that_no_null_run_needs_is_not_read(

@@ -148,13 +148,13 @@ def _gates_of(block: Block, limits: Block) -> list[Gate]:
         Gate(
             "fidelity_kl_acceptable",
             _words(block, block["kl_mean"], block["kl_mean_ci"], "nats a token"),
-            f"{limits['kl_limit']:g}",
+            f"{limits['kl_limit']:g} for the upper end",
             upper is not None and upper <= limits["kl_limit"],
         ),
         Gate(
             "fidelity_same_top_acceptable",
             _words(block, block["same_top_share"], block["same_top_ci"], "of the top tokens are the same"),
-            f"at least {limits['same_top_limit']:g}",
+            f"at least {limits['same_top_limit']:g} for the lower end",
             lower is not None and lower >= limits["same_top_limit"],
         ),
         Gate(

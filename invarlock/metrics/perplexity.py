@@ -258,7 +258,7 @@ def _ratio_gates(block: Block, limits: Block) -> list[Gate]:
         Gate(
             "primary_metric_acceptable",
             _ratio_words(block),
-            f"{limits['ratio_limit']:g}",
+            f"{limits['ratio_limit']:g} for the upper end",
             ratio_is_acceptable(block, limits),
         ),
         Gate(

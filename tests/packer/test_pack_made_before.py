@@ -45,7 +45,7 @@ class KeptPack:
 
 
 PACKS = {
-    "0.1.0": KeptPack("sha256:2d14f3db72e240008a86aa209811f150bcab184a8426298d3e2274f0dff9644e", pages=3, presets=1),
+    "0.1.0": KeptPack("sha256:13871fbd6db46fc0ea4483a67e05bd6b3d95489d93a57a88b37d463203ddcde2", pages=3, presets=1),
 }
 
 

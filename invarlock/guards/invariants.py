@@ -20,7 +20,7 @@ from invarlock.judgement.expectations import WIDTHS, expected
 from invarlock.judgement.gate import Gate, worst_violation
 from invarlock.judgement.widths import Widths, declared_widths, width_of
 from invarlock.pages.markup import Markup, element
-from invarlock.pages.parts import counted, listed, plain_text
+from invarlock.pages.parts import counted
 
 Facts = Mapping[str, Any]
 Violation = dict[str, str]
@@ -29,6 +29,8 @@ Violation = dict[str, str]
 SPACIOUS = 1.75
 # 4-bit packing saves more than this even if unchanged embeddings are most of a model, as in Gemma 3 270M.
 BARELY_SMALLER = 0.9
+# The kinds of violations that are counted.
+COUNTED_KINDS = ("missing", "unexpected", "reshaped", "dtype", "scope")
 # The kind of a defect that may change nothing.
 DOUBT = "doubt"
 # Dtypes that differ only in the precision of their numbers, and their bytes.
@@ -92,7 +94,7 @@ def derive_invariants(
         "changed_tensors": len(changed_tensors(baseline, subject)),
         "nonfinite_tensors": len(broken),
         "nonfinite_values": sum(broken),
-        **{kind: kinds.count(kind) for kind in ("missing", "unexpected", "reshaped", "dtype", "scope")},
+        **{kind: kinds.count(kind) for kind in COUNTED_KINDS},
     }
     return {"status": status, "passed": status != "fail", "metrics": metrics, "violations": violations}
 
@@ -226,8 +228,8 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
         if own is None and name not in missing:
             continue  # _storage_violations reports it, or it is part of a layer that is declared to be dropped
         if own is None:
-            kind = "missing norm layer" if base["family"] == "norm" else "missing"
-            yield _violation(name, "missing", f"{kind}: the baseline has it, the subject does not")
+            kind = "missing norm layer: " if base["family"] == "norm" else ""
+            yield _violation(name, "missing", f"{kind}the baseline has it, the subject does not")
         elif base is None:
             if _is_zero_bias(name, own, before):
                 continue
@@ -449,8 +451,14 @@ def _gates(block: Facts, limits: Facts) -> list[Gate]:
 
 
 def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
-    metrics = sorted(block["metrics"].items())
-    yield element("p", listed(f"{key.replace('_', ' ')} {plain_text(value)}" for key, value in metrics))
+    metrics = block["metrics"]
+    yield element(
+        "p",
+        f"{counted(metrics['tensors'], 'tensor')}, {metrics['changed_tensors']} changed (the baseline has "
+        f"{metrics['baseline_tensors']}); {counted(metrics['nonfinite_values'], 'non-finite value')} in "
+        f"{counted(metrics['nonfinite_tensors'], 'tensor')}; violations and warnings by kind: "
+        f"{', '.join(f'{kind} {metrics[kind]}' for kind in COUNTED_KINDS)}",
+    )
 
 
 INVARIANTS = Guard(

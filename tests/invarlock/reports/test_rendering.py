@@ -39,6 +39,9 @@ def test_a_page_says_what_its_report_says(real_run: Any, path: str) -> None:
 
     shown = [document["assurance"]["verdict"], document["meta"]["model_id"], document["edit"]["spec"], SHA256]
     shown += [document["subject"]["digest"], document["baseline_ref"]["digest"], document["run_id"]]
+    tensors = document["invariants"]["metrics"]
+    shown.append(f"{tensors['tensors']} tensors, {tensors['changed_tensors']} changed (the baseline has ")
+    shown.append(f"kind: missing 0, unexpected 0, reshaped {tensors['reshaped']}, dtype 0, scope {tensors['scope']}")
     for gate in judge_gates(document, document["resolved_policy"]):
         shown += [gate.flag, gate.measured, gate.limit]
     for guard in document["guards"]:

@@ -52,7 +52,7 @@ from invarlock.judgement.expectations import Expectation
 from invarlock.judgement.widths import width_of
 from invarlock.pages.parts import counted
 from invarlock.problems import Code
-from invarlock.stages import stage
+from invarlock.stages import part, stage
 
 
 def draw_runs(
@@ -136,7 +136,8 @@ def measure_baseline(  # noqa: PLR0913  # the last two are optional
     scored = {}
     for run, draw in draws.items():
         try:
-            preview = score_blocks(model, draw.preview.blocks, plan.batch_size, room)
+            with part("preview windows", len(draw.preview.ids)):
+                preview = score_blocks(model, draw.preview.blocks, plan.batch_size, room)
             path, positions = kept_file(kept or kept_folder(folder), run), draw.final.positions
             with BaselineObserver(path, positions=positions, top_k=plan.top_k) as observer:
                 final = measure_final(model, draw.final, preview.batch_size, room, observer, probe=probe)
@@ -225,6 +226,7 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
     try:
         with ExitStack() as hooks:
             outputs = hooks.enter_context(LargestOutput(model)) if is_narrowed(baseline.facts, facts) else None
+            hooks.enter_context(part("preview windows", len(draw.preview.ids)))
             preview = score_blocks(model, draw.preview.blocks, comparison.plan.batch_size, room)
         observer = SubjectObserver(baseline.kept, baseline.vocabulary, draw.final.positions, draw.final.slices)
         final = measure_final(
@@ -337,4 +339,5 @@ def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts, declared: S
     missing = missing_tensors(baseline.invariants, subject.invariants, wanted.get("layers"), wanted.get("experts"))
     if not missing:
         return None
-    return f"the checkpoint lacks {counted(len(missing), 'tensor')} of its baseline, such as {missing[0]}"
+    first = missing[0] if len(missing) == 1 else f"such as {missing[0]}"
+    return f"the checkpoint lacks {counted(len(missing), 'tensor')} of its baseline: {first}"

@@ -156,7 +156,7 @@ def _predictive_gate(
     assert mean is not None
     assert high is not None
     passed = mean < 0 and mean <= -policy["min_effect"] and high <= -policy["min_effect"]
-    reason = "the loss falls" if passed else "the loss falls by less than the least effect"
+    reason = "the loss falls" if passed else "the loss does not fall significantly"
     return {"evaluated": True, "passed": passed, "reason": reason, "mean_delta": mean, "delta_ci": [low, high]}
 
 
@@ -186,7 +186,7 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
     yield element(
         "p",
         f"{counted(len(scales), 'scale')} proposed"
-        + (f"; {gate['reason']}" if gate["reason"] else "")
+        + (f"; {gate['reason']}" if scales else "")
         + (f"; gain {number_text(block['ab_gain'])} nats a token" if block["ab_gain"] is not None else ""),
     )
     distance = {module: scale - 1.0 for module, scale in scales.items()}

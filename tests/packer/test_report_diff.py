@@ -104,7 +104,9 @@ def test_other_limits_conditions_and_missing_gates_are_shown(real_run: Any) -> N
     assert "fidelity_kl_acceptable: passed -> no gate" in lines
     raw["policy_provenance"]["overrides"] = {"primary_metric.ratio_limit": 1.5}
     stricter = diff_reports(first, json.loads(dump_json(compose(raw))))
-    assert any(line.endswith("; limit 1.1 for the upper end -> 1.5 for the upper end") for line in render_report_diff(stricter))
+    assert any(
+        line.endswith("; limit 1.1 for the upper end -> 1.5 for the upper end") for line in render_report_diff(stricter)
+    )
 
 
 def test_a_subject_that_was_not_scored_is_compared(real_run: Any) -> None:

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 # Small values for the size fields of all model families.
 SIZES: Mapping[str, Any] = {
@@ -67,6 +68,20 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "num_hidden_layers": 4},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
+
+# Why a model of a type is not built.
+CANNOT: Mapping[str, str] = {
+    "blt": "the sizes of its byte encoder, patches and decoder follow from each other, and are not small",
+    "dots3_note": "its config is written for 46 blocks; dots3_note_text is its language model",
+    "emu3": "its language model alone is saved as emu3_text_model, which no causal model is registered for",
+    "gemma3n": "its image tower needs timm and Pillow; gemma3n_text is its language model",
+    "gemma4_assistant": "a draft model: it reads the states of the model that it assists, not text alone",
+    "gemma4_unified_assistant": "a draft model: it reads the states of the model that it assists, not text alone",
+    "mllama": "its language model alone is saved as mllama_text_model, which no causal model is registered for",
+    "musicgen": "its tokens are codes of sound; the causal model cannot be built of its whole config",
+    "musicgen_melody": "its tokens are codes of sound; the causal model cannot be built of its whole config",
+}
+BUILT = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(CANNOT))
 
 
 def tiny_config(model_type: str, **more: Any) -> PreTrainedConfig:

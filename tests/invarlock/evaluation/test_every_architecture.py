@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from causal_models import tiny_causal_model, tiny_config, tiny_multimodal_model
+from causal_models import BUILT, CANNOT, tiny_causal_model, tiny_config, tiny_multimodal_model
 from torch import nn
 from transformers import CLIPModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -25,18 +25,6 @@ from invarlock.evaluation.scoring import score_windows
 
 CPU = Placement("cpu")
 TOKENS = np.random.default_rng(0).integers(3, 64, size=(3, 16)).astype(np.int32)
-# Why a model of a type is not built here.
-CANNOT = {
-    "blt": "the sizes of its byte encoder, patches and decoder follow from each other, and are not small",
-    "dots3_note": "its config is written for 46 blocks; dots3_note_text is its language model",
-    "emu3": "its language model alone is saved as emu3_text_model, which no causal model is registered for",
-    "gemma3n": "its image tower needs timm and Pillow; gemma3n_text is its language model",
-    "gemma4_assistant": "a draft model: it reads the states of the model that it assists, not text alone",
-    "gemma4_unified_assistant": "a draft model: it reads the states of the model that it assists, not text alone",
-    "mllama": "its language model alone is saved as mllama_text_model, which no causal model is registered for",
-    "musicgen": "its tokens are codes of sound; the causal model cannot be built of its whole config",
-    "musicgen_melody": "its tokens are codes of sound; the causal model cannot be built of its whole config",
-}
 # Experts as stacks, recurrent and hybrid blocks, latent attention, transposed weights, ALiBi, images.
 QUICK = (
     "bloom", "deepseek_v3", "falcon", "gemma4", "gpt_oss", "llama4_text", "mamba", "nemotron_h", "openai-gpt",
@@ -49,7 +37,6 @@ MULTIMODAL = (
     "aria", "cohere2_vision", "gemma3", "idefics3", "internvl", "lfm2_vl", "mistral3", "mllama", "paligemma",
     "qwen3_5", "qwen3_vl", "smolvlm",
 )  # fmt: skip
-BUILT = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(CANNOT))
 
 
 def test_every_type_is_built_or_has_a_reason() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from invarlock.checkpoints.equivalence.layouts import in_form_of
 from invarlock.checkpoints.equivalence.names import under_names_of
 from invarlock.checkpoints.formats import FORMATS as READERS
 from invarlock.checkpoints.formats import adapter, dense, gguf, mxfp4
@@ -106,7 +107,10 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
         checkpoint = replace(checkpoint, base=base)
     _refuse_wrappers(folder, checkpoint.files.entries)
     _check_sizes(folder, checkpoint.files)
-    return checkpoint if base is None else under_names_of(read_checkpoint(base).entries, checkpoint)
+    if base is None:
+        return checkpoint
+    files = read_checkpoint(base)
+    return in_form_of(files, under_names_of(files.entries, checkpoint))
 
 
 def check_dense(folder: Path) -> CheckpointFiles:

@@ -17,7 +17,7 @@ import torch
 
 from invarlock.checkpoints.equivalence.anatomy import Site
 from invarlock.checkpoints.equivalence.finding import find_equivalence
-from invarlock.checkpoints.equivalence.names import RenamedCheckpoint
+from invarlock.checkpoints.equivalence.layouts import other_names
 from invarlock.checkpoints.equivalence.sides import Sides
 from invarlock.checkpoints.equivalence.steps import Rotate, RotateHeads, Step
 from invarlock.checkpoints.storage_format import open_checkpoint
@@ -119,8 +119,9 @@ def measure_canonical_form(
     if needs_canonical_form(stored, own):
         with stage("checking for equivalent weights"):
             sides = find_equivalence(before, after)
-    if isinstance(after, RenamedCheckpoint):
-        sides = sides.remove("names", sorted(after.names), None)
+    names = other_names(after)
+    if names:
+        sides = sides.remove("names", names, None)
     if not sides.removed and not sides.skipped:
         return None
     spectra: dict[str, Rows] = {"baseline": {}, "subject": {}}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from invarlock.documents.json_object import JsonObject
 
 
 class TensorFacts(TypedDict):
-    """One tensor of a checkpoint."""
+    """One tensor of a checkpoint; ``zero`` marks a vector of zeros of which some are −0.0, unlike its digest."""
 
     digest: str
     dtype: str
     family: str
     nonfinite: int
     shape: list[int]
+    zero: NotRequired[Literal[True]]
 
 
 class EmbeddingFacts(TypedDict):

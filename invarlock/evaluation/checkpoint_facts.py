@@ -138,6 +138,7 @@ def measure_checkpoint(
             "family": module.family,
             "nonfinite": invariants.count_nonfinite(tensor),
             "shape": list(tensor.shape),
+            **({"zero": True} if invariants.has_negative_zeros_alone(tensor) else {}),
         }
         known = _known(against, name, tensors[name])
         for guard, measure in ROW_MEASURES.items():

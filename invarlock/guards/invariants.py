@@ -58,10 +58,10 @@ def derive_invariants(
     packing that saves little, and other differences of configuration. An added bias of zeros is neither.
 
     Args:
-        raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
-            ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``, ``embedding``, ``head``,
-            ``added_special_tokens``, ``configuration``, ``tied_by_storage``, ``tied_by_value``, ``storage``,
-            ``defects``.
+        raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite,
+            sometimes zero), ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``,
+            ``embedding``, ``head``, ``added_special_tokens``, ``configuration``, ``tied_by_storage``,
+            ``tied_by_value``, ``storage``, ``defects``.
         edit: the report's ``edit``, with its declared changes as ``expected``. None, a fault or a custom edit may
             change anything.
         equivalence: kinds of removed differences; with ``untied_head``, the head equals the embedding after removal.
@@ -252,7 +252,13 @@ def _is_zero_bias(name: str, own: Facts, before: Mapping[str, Facts]) -> bool:
     shape = own["shape"]
     if weight is None or len(shape) != 1 or shape[0] not in weight["shape"]:
         return False
-    return bool(own["digest"] == _digest_of_zeros(shape[0], own["dtype"]))
+    return _is_zero(own)
+
+
+def _is_zero(vector: Facts) -> bool:
+    """Return whether a vector has only zeros; −0.0 is a zero too, which its digest does not show."""
+    zeros = _digest_of_zeros(vector["shape"][0], vector["dtype"])
+    return vector.get("zero") is True or bool(vector["digest"] == zeros)
 
 
 def _copies(baseline: Facts, subject: Facts, severity: str) -> Iterator[Violation]:
@@ -281,8 +287,7 @@ def _zeroed_biases(baseline: Facts, subject: Facts) -> Iterator[Violation]:
         base = baseline["tensors"].get(name)
         if base is None or len(own["shape"]) != 1 or own["digest"] == base["digest"] or own["family"] == "norm":
             continue
-        zeros = [_digest_of_zeros(side["shape"][0], side["dtype"]) for side in (own, base) if len(side["shape"]) == 1]
-        if zeros[0] == own["digest"] and base["digest"] not in zeros:
+        if _is_zero(own) and not (len(base["shape"]) == 1 and _is_zero(base)):
             yield _violation(name, "zero", "all its values are 0, in the baseline they are not", "warn")
 
 

@@ -45,3 +45,11 @@ def count_nonfinite(tensor: torch.Tensor) -> int:
     for part in torch.split(tensor.flatten(), PART_ELEMENTS):
         finite += int((part.float() if part.element_size() == 1 else part).isfinite().sum())
     return tensor.numel() - finite
+
+
+def has_negative_zeros_alone(tensor: torch.Tensor) -> bool:
+    """Return whether a vector has no other values than zeros and some are −0.0, so that its bytes are not all zero."""
+    if tensor.ndim != 1 or not tensor.is_floating_point():
+        return False
+    values = tensor.float()
+    return not bool(values.any()) and bool(values.signbit().any())

@@ -141,7 +141,14 @@ def test_an_added_bias_of_zeros_changes_nothing_and_any_other_fails(
             base, stored(base, tmp_path / str(len(list(tmp_path.iterdir()))), lambda w: w.update({name: bias}))
         )[0]
 
+    mixed = zero.clone()
+    mixed[::3] = -0.0
     assert status(BIASED, zero) == "pass"
+    assert status(BIASED, -zero) == "pass"
+    assert status(BIASED, mixed) == "pass"
+    assert status(BIASED, -last) == "fail"
+    assert status(BIASED, mixed.index_fill(0, torch.tensor(5), -1e-6)) == "fail"
+    assert status(BIASED, (-zero).repeat(3)) == "fail"
     assert status("lm_head.bias", torch.zeros(len(load_file(base / "model.safetensors")["lm_head.weight"]))) == "pass"
     assert status(BIASED, last) == "fail"
     assert status(BIASED, torch.full_like(zero, float("nan"))) == "fail"
@@ -149,6 +156,21 @@ def test_an_added_bias_of_zeros_changes_nothing_and_any_other_fails(
     assert status(BIASED, zero[None]) == "fail"
     assert status("model.layers.0.mlp.more_proj.bias", zero) == "fail"
     assert status("model.layers.0.mlp.up_proj.scale", zero) == "fail"
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_bias_that_became_zero_warns_whatever_the_sign_of_its_zeros(
+    tiny_model: TinyModels, tmp_path: Path, zero: float
+) -> None:
+    base, name = tiny_model("gpt2"), "transformer.h.0.attn.c_attn.bias"
+
+    zeroed = stored(base, tmp_path / "zeroed", lambda w: w[name].fill_(zero))
+    negated = stored(zeroed, tmp_path / "negated", lambda w: w[name].fill_(-zero))
+    nonzero = stored(base, tmp_path / "nonzero", lambda w: w[name].fill_(1.0))
+
+    assert judge(nonzero, zeroed)[0] == "warn"
+    assert judge(zeroed, negated)[0] == "pass"
+    assert judge(zeroed, nonzero)[0] == "pass"
 
 
 def test_a_weight_that_is_missing_is_no_buffer(tiny_model: TinyModels, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from invarlock.checkpoints.formats.folder import read_document
 from invarlock.checkpoints.formats.gguf import read_metadata
-from invarlock.checkpoints.formats.gguf_metadata import BYTE_PAIRS, MODEL, PIECES, TOKENS
+from invarlock.checkpoints.formats.gguf_metadata import BYTE_PAIRS, MODEL, PIECES, SPLITTER, TOKENS
+from invarlock.checkpoints.formats.gguf_splitters import Outcome, compare_splitting, with_rules
 from invarlock.checkpoints.layout import CONFIG_FILES
 from invarlock.evaluation.tokenization import SENTENCEPIECE_FILES, load_tokenizer, text_token_ids
 from invarlock.evaluation.tokenizer_facts import TokenizerFacts, part_digest, scored_text, template_digest
@@ -74,18 +75,26 @@ def facts_of_metadata(
         return own  # the file has no tokenizer, which is a defect
     ids = {role: _known_ids(role, tokenizer, baseline) for role in ID_KEYS}
     same_text = own.text_as_baseline and _splits_bytes(metadata, tokenizer, baseline)
-    parts = own.parts
+    changed: dict[str, str] = {}
     document = _byte_pairs(metadata, tokenizer)
-    if document is not None and _stated_merges(metadata) != [_merge(one) for one in document["model"]["merges"]]:
-        parts = None if parts is None else {**parts, "merges": part_digest(_stated_merges(metadata))}
-        merged = Tokenizer.from_str(json.dumps(_with_merges(document, _stated_merges(metadata))))
-        found = merged.encode(text, add_special_tokens=False).ids
-        same_text = same_text and found == text_token_ids(tokenizer, text)
+    if document is not None:
+        stated = _stated_merges(metadata)
+        splitting = compare_splitting(metadata.get(SPLITTER), json.dumps(document), text)
+        made = document
+        if stated != [_merge(one) for one in document["model"]["merges"]]:
+            changed["merges"], made = part_digest(stated), _with_merges(made, stated)
+        if splitting.outcome is Outcome.OTHER:
+            changed["pre_tokenizer"], made = part_digest(splitting.rules), with_rules(made, splitting.rules)
+        if changed:
+            # rules of llama.cpp add no space before a text, as some tokenizers do
+            text = f" {text.lstrip(' ')}"
+            found = Tokenizer.from_str(json.dumps(made)).encode(text, add_special_tokens=False).ids
+            same_text = same_text and found == text_token_ids(tokenizer, text)
     return replace(
         own,
         prefix=_added(own.prefix, "bos_token", metadata, ids, baseline),
         suffix=_added(own.suffix, "eos_token", metadata, ids, baseline),
-        parts=parts,
+        parts=None if own.parts is None else {**own.parts, **changed},
         special_names=dict(_special_names(own.special_names, metadata, ids)),
         chat_template=_template(metadata, tokenizer),
         text_as_baseline=same_text,

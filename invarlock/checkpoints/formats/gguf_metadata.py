@@ -9,12 +9,16 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invarlock.checkpoints.formats.gguf_file import GgufFile, GgufTensor
 from invarlock.checkpoints.formats.gguf_positions import RELATIVE, number, position_problems
+from invarlock.checkpoints.formats.gguf_splitters import DEFAULT, Outcome, compare_splitting
 from invarlock.checkpoints.formats.interface import DOUBT, METADATA, Defect, Quantisation
 from invarlock.checkpoints.layout import tokenizer_files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 # Keys of a GGUF file, after the name of its architecture, and the names of the same number in configs.
@@ -138,7 +142,7 @@ def _token_defects(file: GgufFile, tensors: Mapping[str, GgufTensor], baseline: 
     if model == PIECES and not (isinstance(scores, list) and len(scores) >= len(tokens)):
         reason = f"it has fewer {SCORES} than tokens, so llama.cpp may split text otherwise; convert the model again"
         yield Defect(file.path.name, DOUBT, reason)
-    if model == BYTE_PAIRS and splitter in (None, "", "default"):
+    if model == BYTE_PAIRS and splitter in (None, "", DEFAULT):
         what = "is 'default'" if splitter else "is missing"
         yield Defect(
             file.path.name,
@@ -146,9 +150,14 @@ def _token_defects(file: GgufFile, tensors: Mapping[str, GgufTensor], baseline: 
             f"{SPLITTER} {what}, so llama.cpp splits text by its default rules and may give it other ids than the "
             "baseline's tokenizer; convert the model again",
         )
+    tokenizer = _tokenizer(baseline)
+    if model == BYTE_PAIRS and splitter not in (None, "", DEFAULT) and tokenizer is not None:
+        doubt = _splitter_doubt(splitter, tokenizer)
+        if doubt is not None:
+            yield Defect(file.path.name, DOUBT, doubt)
     if embedding is not None and len(tokens) != embedding.shape[0]:
         yield _defect(file, f"it lists {len(tokens)} tokens, and token_embd.weight has {embedding.shape[0]} rows")
-    known = _normal_tokens(baseline)
+    known = {} if tokenizer is None else _normal_tokens(tokenizer)
     listed = {
         number: token
         for number, token in enumerate(tokens)
@@ -163,18 +172,42 @@ def _token_defects(file: GgufFile, tensors: Mapping[str, GgufTensor], baseline: 
         )
 
 
-def _normal_tokens(baseline: Path) -> dict[int, str]:
-    """Return the tokens of ``tokenizer.json`` by id, without added tokens; empty if it has no list."""
+def _splitter_doubt(stated: object, tokenizer: Tokenizer) -> str | None:
+    """Return why llama.cpp may split text otherwise than the baseline's tokenizer; None if it does not.
+
+    Whether it matters to the scored text is judged with the other facts of the tokenizer.
+    """
+    found = compare_splitting(stated, tokenizer.to_str())
+    named = f"{SPLITTER} is {ascii(found.name)[:60]}"
+    if found.outcome is Outcome.OTHER:
+        return (
+            f"{named}, by whose rules llama.cpp gives text other ids than the baseline's tokenizer, and by those of "
+            f"{found.proper!r} the same; convert the model again"
+        )
+    if found.outcome is Outcome.UNKNOWN:
+        return f"{named}, a name whose rules are not known here; how llama.cpp splits text is not compared"
+    if found.outcome is Outcome.UNDECIDED:
+        return f"{named}; its rules cannot be compared with the baseline's tokenizer"
+    return None
+
+
+def _tokenizer(baseline: Path) -> Tokenizer | None:
+    """Return the tokenizer of ``tokenizer.json``; None if there is no such file or it cannot be read."""
     if not (baseline / TOKENIZER_FILE).is_file():
-        return {}
+        return None
     # imported here because other formats do not need it
     from tokenizers import Tokenizer
 
     try:
         # the files of large vocabularies have tens of megabytes
-        vocabulary = Tokenizer.from_file(str(baseline / TOKENIZER_FILE)).get_vocab(with_added_tokens=False)
+        return Tokenizer.from_file(str(baseline / TOKENIZER_FILE))
     except Exception:  # noqa: BLE001 - measuring reports what a tokenizer refuses, and why
-        return {}
+        return None
+
+
+def _normal_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+    """Return the tokens of a tokenizer by id, without added tokens."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     return {number: token for token, number in vocabulary.items()}
 
 

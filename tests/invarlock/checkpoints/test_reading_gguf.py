@@ -91,6 +91,8 @@ DEFECTS = [
     ({"tokenizer.ggml.model": None}, None, "model.gguf", METADATA, "tokenizer.ggml.model is 'None'"),
     ({"tokenizer.ggml.pre": None}, None, "model.gguf", DOUBT, "tokenizer.ggml.pre is missing"),
     ({"tokenizer.ggml.pre": "default"}, None, "model.gguf", DOUBT, "tokenizer.ggml.pre is 'default'"),
+    ({"tokenizer.ggml.pre": "falcon"}, None, "model.gguf", DOUBT, "tokenizer.ggml.pre is 'falcon', by whose rules"),
+    ({"tokenizer.ggml.pre": "unheard-of"}, None, "model.gguf", DOUBT, "tokenizer.ggml.pre is 'unheard-of', a name"),
     ({"tokenizer.ggml.model": "llama"}, None, "model.gguf", DOUBT, "it has fewer tokenizer.ggml.scores than tokens"),
 ]  # fmt: skip
 

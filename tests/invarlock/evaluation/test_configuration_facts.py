@@ -231,12 +231,15 @@ def document_token(document: dict[str, Any], number: int) -> str:
     return str(next(token for token, one in document["model"]["vocab"].items() if one == number))
 
 
-def gguf_facts(baseline: Path, metadata: dict[str, Any]) -> tuple[TokenizerFacts, TokenizerFacts]:
+def gguf_facts(
+    baseline: Path, metadata: dict[str, Any], text: str = SOME_TEXT.text[:5000]
+) -> tuple[TokenizerFacts, TokenizerFacts]:
     """Return the facts of a baseline's tokenizer, and of the metadata of a GGUF file made from it."""
     own, tokenizer = tokenizer_facts(baseline), load_tokenizer(baseline)
     tokens = sorted(own.vocabulary, key=lambda token: own.vocabulary[token])
-    whole = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.model": "gpt2", **metadata}
-    return own, facts_of_metadata(own, whole, tokenizer, baseline, SOME_TEXT.text[:5000])
+    whole = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
+    whole |= metadata
+    return own, facts_of_metadata(own, whole, tokenizer, baseline, text)
 
 
 CONVERTED: list[dict[str, Any]] = [
@@ -308,6 +311,33 @@ def test_merges_with_spaces_are_compared_as_the_converter_writes_them(tmp_path: 
     own, found = gguf_facts(baseline, special_vocabulary(baseline))
 
     assert found == own
+
+
+def test_other_rules_of_splitting_change_the_text_or_warn(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
+    whole = special_vocabulary(baseline)
+
+    found = {
+        (name, text): gguf_facts(baseline, whole | {"tokenizer.ggml.pre": name}, text)
+        for name in ("gpt-2", "falcon", "poro-chat", "default", None, "unheard-of")
+        for text in (SOME_TEXT.text[:5000], "Emma")
+    }
+
+    same = {key: subject.text_as_baseline for key, (_, subject) in found.items()}
+    parts = {
+        key: {name for name in own.parts if own.parts[name] != subject.parts[name]}
+        for key, (own, subject) in found.items()
+        if own.parts is not None and subject.parts is not None
+    }
+    others = ("falcon", "default", None)
+    assert {name for (name, text), alike in same.items() if text != "Emma" and not alike} == {*others, "poro-chat"}
+    assert all(alike for (_, text), alike in same.items() if text == "Emma")
+    assert {key for key, changed in parts.items() if changed} == {
+        *((name, text) for name in others for text in (SOME_TEXT.text[:5000], "Emma")),
+        ("poro-chat", SOME_TEXT.text[:5000]),
+    }
+    assert {frozenset(changed) for changed in parts.values()} == {frozenset(), frozenset({"pre_tokenizer"})}
 
 
 def test_a_tokenizer_of_pieces_does_not_split_bytes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from invarlock.checkpoints.formats.folder import CheckpointFolder
 from invarlock.checkpoints.formats.gguf_file import GgufFile, GgufTensor, read_gguf
 from invarlock.checkpoints.formats.gguf_metadata import metadata_defects, quantisation
-from invarlock.checkpoints.formats.gguf_names import CONVERSIONS, EXTRAS, Source, find_sources
+from invarlock.checkpoints.formats.gguf_names import CONVERSIONS, EXTRAS, Source, find_sources, names_apart
 from invarlock.checkpoints.formats.interface import PACKING, SCALE, Defect, Quantisation, Storage, unreadable
 from invarlock.checkpoints.formats.packed import dense_config
 from invarlock.checkpoints.layout import find_gguf
@@ -238,7 +238,8 @@ class GgufFormat:
         blocks = base.config.get("num_hidden_layers")
         table = library.get_tensor_name_map(number, blocks if type(blocks) is int else 0)
         stored = {name: tensor for part in parts for name, tensor in part.tensors.items()}
-        sources = find_sources(list(base.entries), stored, table, conversion, base.config)
+        names = names_apart(base.shapes, base.model_type)
+        sources = find_sources(names, stored, table, conversion, base.config)
         defects = list(_misfits(sources))
         used = {one.tensor.name for one in sources.values()} | EXTRAS
         defects += [

@@ -17,6 +17,10 @@ HEAD = "lm_head.weight"
 # Factors of rotary positions, which are numbers in a config.
 EXTRAS = frozenset({FREQUENCIES, LONG, SHORT})
 
+# The parts of transformers' stacks of experts, and Mixtral's names for these parts.
+STACKS: Mapping[str, tuple[str, ...]] = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+MIXTRAL: Mapping[str, str] = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -83,6 +87,25 @@ class Source:
     def shape(self) -> tuple[int, ...]:
         """The shape of the dense tensor."""
         return self.tensor.shape if self.expert is None else self.tensor.shape[1:]
+
+
+def names_apart(shapes: Mapping[str, tuple[int, ...]], model_type: str) -> list[str]:
+    """Return a baseline's tensor names, with a name for each expert instead of those of stacks of experts.
+
+    llama.cpp keeps gate and up projections apart, and transformers 5 joins them in its stacks. The names are those
+    that the family's checkpoints have without stacks, from which the stacks can be put together again.
+    """
+    found: list[str] = []
+    for name, shape in shapes.items():
+        block, _, stack = name.rpartition(".experts.")
+        if stack not in STACKS or len(shape) != 3:
+            found.append(name)
+            continue
+        if model_type == "mixtral":
+            block = f"{block.removesuffix('mlp')}block_sparse_moe"
+        parts = [MIXTRAL.get(part, part) if model_type == "mixtral" else part for part in STACKS[stack]]
+        found += [f"{block}.experts.{expert}.{part}.weight" for expert in range(shape[0]) for part in parts]
+    return found
 
 
 def find_sources(

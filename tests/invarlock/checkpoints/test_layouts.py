@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 from causal_models import BUILT, tiny_causal_model, tiny_multimodal_model
+from gguf_architectures import write_small_model
 from safetensors.torch import load_file, save_file
-from shipped_checkpoints import write_baseline
+from shipped_checkpoints import SHIPPED, restore, write_baseline
 from transformers import AutoModelForCausalLM
 
 from invarlock.checkpoints.equivalence.layouts import MOST_EXPERTS, other_names
@@ -23,6 +25,7 @@ from invarlock.checkpoints.storage_format import open_checkpoint
 Tensors = dict[str, torch.Tensor]
 
 STACKS, APART = "model.layers.0.mlp.experts.", "model.layers.0.block_sparse_moe.experts."
+ARCHIVE = SHIPPED / "gguf-architectures.tar.xz"
 # Stacks of experts with and without gates, other names alone, and tensors that are joined or cut.
 QUICK = (
     "deepseek_v2", "gpt_neox", "granitemoe", "hrm_text", "jamba", "lara_mini", "longcat_flash", "mixtral", "nemotron_h",
@@ -196,6 +199,38 @@ def test_stacks_whose_dimensions_are_exchanged_are_turned(tmp_path: Path) -> Non
 
     assert stacks
     assert_same_both_ways(base, edit(tmp_path / "own", turn))
+
+
+def test_a_gguf_file_is_read_as_the_stacks_of_its_baseline(both: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    stored, memory = both
+    subject = restore("gguf-experts-q4_0", tmp_path / "subject")
+
+    apart, stacked = open_checkpoint(subject, stored), open_checkpoint(subject, memory)
+
+    assert stacked.files.shapes == open_checkpoint(memory).files.shapes
+    first, last = (stacked.read(f"{STACKS}{part}") for part in ("gate_up_proj", "down_proj"))
+    for expert in range(4):
+        gate, down, up = (apart.read(f"{APART}{expert}.{part}.weight") for part in ("w1", "w2", "w3"))
+        assert torch.equal(first[expert], torch.cat((gate, up)))
+        assert torch.equal(last[expert], down)
+    assert stacked.check() == apart.check() == ()
+
+
+def test_a_gguf_file_of_another_mixture_of_experts_is_read_as_its_stacks(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    base, memory = write_small_model("olmoe", tmp_path / "base"), tmp_path / "memory"
+    load: Any = AutoModelForCausalLM.from_pretrained  # transformers gives it no type
+    load(base, dtype="auto").save_pretrained(memory, save_original_format=False)
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+
+    checkpoint = open_checkpoint(tmp_path / "olmoe.gguf", memory)
+
+    stored = load_file(memory / "model.safetensors")
+    assert "model.layers.0.mlp.experts.gate_up_proj" in stored
+    assert checkpoint.files.shapes == {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    assert [name for name, tensor in stored.items() if not torch.equal(checkpoint.read(name), tensor)] == []
 
 
 def test_without_transformers_5_every_tensor_keeps_its_name(

@@ -14,6 +14,8 @@ from shipped_checkpoints import EMBEDDED, write_baseline
 from small_evaluations import evaluate_small
 from transformers import AutoModelForCausalLM
 
+from invarlock.reports.verification import verify_report
+
 Tensors = dict[str, torch.Tensor]
 # A change of the tensors of each expert, w1, w2 and w3, of shape (expert, out, in).
 Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
@@ -95,6 +97,7 @@ def test_a_healthy_model_passes_in_either_form(change: Change, folders: tuple[Pa
         assert report["invariants"]["violations"] == []
         assert [row["kind"] for row in report["equivalence"]] == ["names"]
         assert len(report["equivalence"][0]["modules"]) == 6
+        assert verify_report(report) == []
 
 
 def test_the_same_weights_in_stacks_count_as_unchanged(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Splitting:
 
     Attributes:
         name: the name in the file, ``default`` if it has none.
-        outcome: ``other`` only if some other name gives the tokens of the tokenizer.
+        outcome: ``other`` only if some other name gives the tokens of the tokenizer, or is the converter's for it.
         rules: the rules of the name; empty if they are not known.
         proper: the name that the file should have; None unless the outcome is ``other``.
     """
@@ -65,7 +65,7 @@ class Splitting:
 def compare_splitting(stated: object, document: str, text: str = "") -> Splitting:
     """Return how the rules that a file names compare with a tokenizer that merges bytes.
 
-    A model's own name is taken to have its rules, even where these are approximations.
+    If llama.cpp's converter knows the tokenizer, the rules of its name are right, even where they are approximations.
 
     Args:
         stated: the name in the file; None if it has none.
@@ -90,13 +90,16 @@ def compare_splitting(stated: object, document: str, text: str = "") -> Splittin
         return Splitting(name, Outcome.UNDECIDED, rules)
     texts = (PROBE, f" {text.lstrip(' ')}")
     ids = _ids(tokenizer, texts)
-    if _ids_with(tokenizer, rules, texts) == ids:
+    found = _ids_with(tokenizer, rules, texts)
+    if found == ids:
         return Splitting(name, Outcome.SAME, rules)
-    first = [known[converted]] if converted in known else []
-    alike = next((one for one in (*first, *SPLITTERS) if _ids_with(tokenizer, one.rules, texts) == ids), None)
+    if converted in known:
+        same = _ids_with(tokenizer, known[converted].rules, texts) == found
+        return Splitting(name, Outcome.SAME if same else Outcome.OTHER, rules, None if same else converted)
+    alike = next((one for one in SPLITTERS if _ids_with(tokenizer, one.rules, texts) == ids), None)
     if alike is None:
         return Splitting(name, Outcome.UNDECIDED, rules)
-    return Splitting(name, Outcome.OTHER, rules, converted if alike in first else alike.names[0])
+    return Splitting(name, Outcome.OTHER, rules, alike.names[0])
 
 
 def _is_comparable(document: Mapping[str, Any]) -> bool:

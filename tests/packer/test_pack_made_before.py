@@ -45,7 +45,7 @@ class KeptPack:
 
 
 PACKS = {
-    "0.1.0": KeptPack("sha256:13871fbd6db46fc0ea4483a67e05bd6b3d95489d93a57a88b37d463203ddcde2", pages=3, presets=1),
+    "0.1.0": KeptPack("sha256:cde8e9db22906cf8d08a9a31a9961175d6f67474657ad947c73c43c076562627", pages=3, presets=1),
 }
 
 

@@ -14,8 +14,9 @@ from invarlock.checkpoints.folder_names import checkpoint_name
 from invarlock.documents.reports import BaselineReport, TaskRecordsDocument
 from invarlock.errors import EvaluationError, UsageError
 from invarlock.evaluation.pair_request import PairRequest
-from invarlock.jsonio import check_schema, read_json
+from invarlock.jsonio import read_json
 from invarlock.problems import Code
+from invarlock.reports.kinds import check_report
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import check_fit
 from invarlock.reports.verification import verify_baseline
@@ -80,7 +81,7 @@ def read_baseline_report(path: Path) -> BaselineReport:
         DocumentError: if it is malformed.
     """
     document: BaselineReport = read_json(path)
-    check_schema(document, "baseline_report", where=str(path))
+    check_report(document, "baseline_report", where=str(path))
     return document
 
 

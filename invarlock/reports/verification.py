@@ -13,12 +13,12 @@ from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, parse_edit_spec
 from invarlock.digests import short_digest
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.guards import GUARD_NAMES, GUARDS
-from invarlock.jsonio import check_schema
 from invarlock.judgement.slices import text_mistakes
 from invarlock.metrics import METRICS
 from invarlock.problems import Code, Problem
 from invarlock.reports.consistency import consistency_problems
 from invarlock.reports.derivation import baseline_run_id, compose, contract_hash, strip
+from invarlock.reports.kinds import check_report
 
 # Derived numbers are stored with 12 significant digits; C libraries may differ by one in the last digit.
 RELATIVE_TOLERANCE = 2e-12
@@ -38,7 +38,7 @@ def verify_report(report: Mapping[str, Any]) -> list[Problem]:
     Every derived field is computed again from the raw ones with the functions that wrote it, and compared.
     """
     try:
-        check_schema(report, "evaluation_report", where="report")
+        check_report(report, "evaluation_report", where="report")
     except DocumentError as error:
         return [problem.coded(Code.REPORT_MALFORMED).of("") for problem in error.problems]
     problems = list(_raw_problems(report)) or list(consistency_problems(report))

@@ -20,6 +20,7 @@ from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, ReportError, UsageError
 from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, dump_json, parse_json, read_file
 from invarlock.problems import Code
+from invarlock.reports.kinds import check_report
 from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
 from invarlock.reports.served import is_served
 
@@ -285,7 +286,7 @@ def _place(report: Mapping[str, Any], path: Path, categories: Mapping[str, str])
 def _report(data: bytes, path: Path) -> JsonObject:
     try:
         document: JsonObject = parse_json(data, where=str(path))
-        check_schema(document, "evaluation_report", where=str(path))
+        check_report(document, "evaluation_report", where=str(path))
     except DocumentError as error:
         raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
     return document
@@ -294,7 +295,7 @@ def _report(data: bytes, path: Path) -> JsonObject:
 def _model_folder(data: bytes, path: Path) -> str:
     try:
         document = parse_json(data, where=str(path))
-        check_schema(document, "baseline_report", where=str(path))
+        check_report(document, "baseline_report", where=str(path))
     except DocumentError as error:
         raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
     return folder_name(document["meta"]["model_id"])

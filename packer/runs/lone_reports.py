@@ -21,8 +21,9 @@ from invarlock.packer.format.pack_folder import TAR_SUFFIXES, enclosing_pack
 from invarlock.packer.runs.lone_pages import lone_page_problems
 
 from invarlock.errors import InvarLockError, MissingFileError, UsageError
-from invarlock.jsonio import check_schema, read_json
+from invarlock.jsonio import read_json
 from invarlock.problems import Code, ExitCode, Problem
+from invarlock.reports.kinds import check_report
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, report_preset_problems
 from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
@@ -77,7 +78,7 @@ class ReportReferences:
         found = None if preset is None else read_preset(preset)
         if baseline is not None:
             document = read_json(baseline)
-            check_schema(document, "baseline_report", where=str(baseline))
+            check_report(document, "baseline_report", where=str(baseline))
         return cls(document, found, "" if preset is None else preset.name)
 
 

@@ -114,8 +114,20 @@ def _parts(path: Path, field: str) -> list[str]:
 
 def _lines(path: Path, text: str, field: str) -> list[str]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    rows = [(f"line {number}", _parse(line, f"{path}: line {number}")) for number, line in lines]
-    return _fields(path, rows, field)
+    return _fields(path, [(f"line {number}", _line(path, number, line, field)) for number, line in lines], field)
+
+
+def _line(path: Path, number: int, line: str, field: str) -> Any:
+    try:
+        return _parse(line, str(path))
+    except DocumentError as error:
+        # the only line of this document is a later one of the file
+        reason = error.problems[0].message.replace(" at line 1, column ", " at column ")
+        raise DocumentError(
+            f"line {number}: {reason}; every line must be a JSON object with a string field {field!r}, "
+            "and a plain text needs a name such as text.txt",
+            where=str(path),
+        ) from None
 
 
 def _json_rows(path: Path, text: str, field: str) -> list[str]:

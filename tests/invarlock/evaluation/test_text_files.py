@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from invarlock.errors import EvaluationError, InvarLockError, MissingFileError
+from invarlock.errors import DocumentError, EvaluationError, InvarLockError, MissingFileError
 from invarlock.evaluation import parquet_text
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.text_files import read_local_text, read_text_files
@@ -57,6 +57,30 @@ def test_a_row_without_a_text_is_refused_as_in_every_format(tmp_path: Path) -> N
     path = write_parquet(tmp_path / "rows.parquet", {"text": ["one", None, "two"]})
 
     with pytest.raises(EvaluationError, match="row 2: no text in column 'text'"):
+        read_local_text(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '{"text": "one"}\n\nthree\n',
+            "rows.jsonl: line 3: Expecting value at column 1; every line must be a JSON object",
+        ),
+        ('{"text": "one"}\n{"text": "two"\n', "rows.jsonl: line 2: .* at column 15; every line must be a JSON object"),
+        ('{"text": "one"}\n{"text": NaN}\n', "rows.jsonl: line 2: NaN is not JSON.*; every line must be a JSON object"),
+        ("plain text\n", "a plain text needs a name such as text.txt"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named_with_its_number_and_what_it_must_be(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert read_local_text(path).text == "one\n\ntwo"
+
+    path.write_text(text)
+    with pytest.raises(DocumentError, match=said):
         read_local_text(path)
 
 

@@ -35,6 +35,7 @@ from invarlock.evaluation.pair_documents import check_documents
 from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.text_files import has_rows, read_local_text
 from invarlock.judgement.expectations import parse_expectations
+from invarlock.pages.parts import counted
 from invarlock.problems import Code
 
 # Each kept token has an id and a log-probability.
@@ -144,7 +145,7 @@ def check_text_length(folder: Path, text: str, where: Path, seq_len: int, window
     width = max(1, seq_len - prefix)
     if tokens // width < windows:
         raise EvaluationError(
-            f"the text has at most {tokens // width} distinct windows of {width} tokens, {windows} are "
+            f"the text has at most {counted(tokens // width, 'distinct window')} of {width} tokens, {windows} are "
             "needed; use a longer text, fewer windows or a shorter seq_len",
             code=Code.TEXT_UNUSABLE,
             where=str(where),

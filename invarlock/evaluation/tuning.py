@@ -34,6 +34,7 @@ from invarlock.evaluation.threads import limit_threads
 from invarlock.evaluation.windows import Draw
 from invarlock.guards import BY_NAME
 from invarlock.jsonio import digest_document
+from invarlock.pages.parts import counted
 from invarlock.reports.margins import deciding_slice, limits_used, tightest
 from invarlock.reports.repeats import content_digest
 from invarlock.stages import stage
@@ -100,8 +101,8 @@ class Selection:
             **self.chosen.spec.parameters,
             "edit_dir_name": name,
             "reason": (
-                f"the strongest of {len(self.trials)} candidates tried that passes every gate on {self.draws} draws "
-                f"and uses at most {self.margin:.0%} of what each limit allows"
+                f"the strongest of {len(self.trials)} candidates tried that passes every gate on "
+                f"{counted(self.draws, 'draw')} and uses at most {self.margin:.0%} of what each limit allows"
             ),
             "evidence": [_evidence(trial) for trial in self.trials],
         }

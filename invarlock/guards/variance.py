@@ -137,10 +137,10 @@ def _predictive_gate(
     from invarlock.statistics.intervals import bca_interval, weighted_mean
 
     gate: dict[str, Any] = {"evaluated": False, "passed": False, "reason": "", "mean_delta": None, "delta_ci": None}
-    if not scales:
-        return {**gate, "reason": "no scale is proposed"}
+    if (scaled is None) != (not scales):
+        raise ValueError(f"scaled_logloss: {'no' if scaled is None else 'unasked'} losses for {len(scales)} scales")
     if scaled is None:
-        return {**gate, "reason": "the scaled model was not scored"}
+        return {**gate, "reason": "no scale is proposed"}
     if len(scaled) != len(windows["logloss"]):
         raise ValueError(f"scaled_logloss: {len(scaled)} losses, but {len(windows['logloss'])} windows")
     pairs = list(zip(scaled, windows["logloss"], strict=True))

@@ -105,7 +105,8 @@ def comparable(raw: Mapping[str, Any], edit: Mapping[str, Any] | None, size: str
 
     These are the baseline's modules in dropped blocks that the subject lacks and, if a width is declared, the modules
     whose sizes differ between the sides; ``invariants`` judges whether the sizes are as declared. If the number of
-    experts is declared, these are all experts and routers, because the remaining experts have new numbers.
+    experts is declared, these are all experts and routers, because the remaining experts have new numbers. A guard that
+    measures the sum of a block's experts, and no sizes, compares all modules of the remaining blocks.
 
     Args:
         raw: the guard's raw part; ``baseline`` and ``subject`` have their ``modules``. ``spectral`` also has
@@ -113,7 +114,7 @@ def comparable(raw: Mapping[str, Any], edit: Mapping[str, Any] | None, size: str
         edit: the report's ``edit``.
         size: the key of a module's size; None if modules of any size are compared.
     """
-    if expected(edit, "experts") is not None:
+    if size is not None and expected(edit, "experts") is not None:
         raw = _without_experts(raw)
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     declared = expected(edit, "layers")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from invarlock.judgement.gate import worst_violation
+from invarlock.pages.parts import counted
 from invarlock.reports.gates import judge_gates
 from invarlock.reports.margins import limits_used, tightest
 
@@ -75,8 +76,8 @@ def few_windows(report: Mapping[str, Any]) -> Iterator[str]:
     enough = report["resolved_policy"]["primary_metric_tail"]["min_windows"]
     if windows < enough:
         yield (
-            f"only {windows} final windows: intervals from fewer than {enough} are too narrow or too wide by chance, "
-            "and the tail of the losses is not judged"
+            f"only {counted(windows, 'final window')}: intervals from fewer than {enough} are too narrow or too wide "
+            "by chance, and the tail of the losses is not judged"
         )
 
 

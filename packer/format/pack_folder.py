@@ -267,6 +267,8 @@ def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[
         descriptor = os.open(path, _OPEN_FOLDER)
     except OSError as error:
         reason = _something_else(path) or f"no evidence pack found ({error.strerror}); give the pack's folder"
+        if not os.path.lexists(path):
+            reason = "no such file or folder; check the path"
         raise MissingFileError(reason, where=str(path), code=Code.PACK_MISSING) from None
     folder = PackFolder(path, descriptor, added or {})
     try:

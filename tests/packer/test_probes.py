@@ -58,8 +58,8 @@ def test_a_pack_with_probes_verifies(probed: Path) -> None:
         (
             VE,
             lambda p: p["raw"]["subject"].update(scaled_logloss=None),
-            Code.NUMBER_DOES_NOT_FOLLOW,
-            "predictive_gate.passed",
+            Code.RAW_MEASUREMENTS_CONTRADICT,
+            "raw",
         ),
         (
             VE,

@@ -330,17 +330,18 @@ def test_a_declaration_of_experts_excuses_nothing_else(judged_experts: Judged) -
 
 
 def test_experts_and_routers_are_left_out_of_each_table_that_is_compared() -> None:
-    rows = {
-        "layers.0.attn.q.weight": {"family": "attn"},
-        "layers.0.moe.experts.1.up.weight": {"family": "ffn"},
-        "layers.0.moe.experts.up[1]": {"family": "ffn"},
-        "layers.0.moe.shared_experts.up.weight": {"family": "ffn"},
-        "layers.0.moe.gate.weight": {"family": "router"},
+    families = {
+        "layers.0.attn.q.weight": "attn",
+        "layers.0.moe.experts.1.up.weight": "ffn",
+        "layers.0.moe.experts.up[1]": "ffn",
+        "layers.0.moe.shared_experts.up.weight": "ffn",
+        "layers.0.moe.gate.weight": "router",
     }
+    rows = {name: {"family": family, "shape": [2, 2]} for name, family in families.items()}
     tables = ("baseline", "subject", "changes")
     raw = {side: {"modules": rows} for side in tables[:2]} | {"changes": rows, "canonical": dict.fromkeys(tables, rows)}
 
-    found = comparable(raw, {"expected": ["experts=3"]})
+    found = comparable(raw, {"expected": ["experts=3"]}, "shape")
 
     kept = {"layers.0.attn.q.weight", "layers.0.moe.shared_experts.up.weight"}
     assert all(set(found[side]["modules"]) == kept for side in tables[:2])

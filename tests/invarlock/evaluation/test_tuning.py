@@ -284,7 +284,7 @@ def test_a_model_is_tuned_on_every_slice_of_its_suite_with_the_limits_of_each() 
     found = read_tuned_texts(SUITES, [*limited, on_hub], GivenTexts())
 
     assert list(found.source.slices) == ["austen", "melville"]
-    assert slices_of(found) == {"austen": (128, 64, 64), "melville": (128, 32, 32)}
+    assert slices_of(found) == {"austen": (128, 32, 64), "melville": (128, 32, 32)}
     assert found.limits == {"melville": {"kl_limit": 0.01}}
     assert found.left_out == ("german",)
 
@@ -296,9 +296,9 @@ def test_given_texts_replace_those_of_the_suite_and_take_the_windows_of_its_firs
     own = read_tuned_texts(SUITES, texts, GivenTexts(files, limits={"two": {"kl_limit": 0.01}}, seq_len=64))
     alone = read_tuned_texts(SUITES, texts, GivenTexts(MELVILLE))
 
-    assert slices_of(own) == {"one": (64, 64, 64), "two": (64, 64, 64)}
+    assert slices_of(own) == {"one": (64, 32, 64), "two": (64, 32, 64)}
     assert own.limits == {"two": {"kl_limit": 0.01}}
-    assert slices_of(alone) == {"": (128, 64, 64)}
+    assert slices_of(alone) == {"": (128, 32, 64)}
     assert not alone.source.slices
 
 

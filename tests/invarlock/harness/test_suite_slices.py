@@ -55,7 +55,7 @@ def planned(folder: Path, marks: str, **options: object) -> Run:
 def test_the_slices_of_the_smoke_suite_have_windows_of_their_own(tmp_path: Path) -> None:
     run = planned(tmp_path, "smoke")
 
-    assert slice_counts(run) == {"austen": WindowCounts(128, 64, 64), "melville": WindowCounts(128, 32, 32)}
+    assert slice_counts(run) == {"austen": WindowCounts(128, 32, 64), "melville": WindowCounts(128, 32, 32)}
     # 96 final windows of 127 predicted tokens, each with 512 ids and log-probabilities
     assert kept_bytes(run) == 96 * 127 * (8 * 512 + 4)
     assert forward_pass(run)[1] == 128
@@ -75,7 +75,7 @@ def test_a_text_that_the_settings_name_is_no_slice(tmp_path: Path) -> None:
     [text] = suite_texts(run)
     assert (text.name, text.source) == (None, f"embedded/text/{AUSTEN}")
     assert slice_counts(run) == {}
-    assert window_counts(run) == WindowCounts(128, 64, 64)
+    assert window_counts(run) == WindowCounts(128, 32, 64)
 
 
 def test_the_large_suites_have_a_long_and_a_german_slice_pinned_on_the_hub(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from invarlock.guards.variance import (
     derive_ve_probe,
     propose_scales,
 )
+from invarlock.judgement.expectations import comparable
 from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.reports.policy import resolve_policy
 
@@ -249,7 +250,6 @@ def test_a_gain_beyond_doubt_is_a_signal_and_never_a_failure() -> None:
         ([3.0] * 8, {}),
         ([2.99] * 8, {"min_effect": 0.033}),
         ([2.9, None] * 4, {}),
-        (None, {}),
     ],
 )
 def test_no_gain_a_doubtful_one_or_none_that_could_be_measured_is_no_signal(scaled: Any, policy: Any) -> None:
@@ -272,6 +272,29 @@ def test_a_gain_of_less_than_half_a_per_cent_is_detected_by_the_probe_and_is_no_
     }
     probe = derive_ve_probe(raw, POLICY["variance"], {"logloss": [3.0] * 8, "token_counts": [127] * 8}, BOOTSTRAP)
     assert (probe["detected"], len(probe["violations"])) == (True, 1)
+
+
+def test_losses_are_there_if_and_only_if_scales_are_proposed() -> None:
+    raw = {
+        "baseline": {"modules": outputs(a=1.0)},
+        "subject": {"modules": outputs(a=1.01), "scaled_logloss": [2.9] * 8},
+    }
+    windows = {"logloss": [3.0] * 8, "token_counts": [127] * 8}
+
+    with pytest.raises(ValueError, match="unasked losses for 0 scales"):
+        derive_variance(raw, POLICY["variance"], windows, BOOTSTRAP)
+    with pytest.raises(ValueError, match="no losses for 1 scales"):
+        variance(None)
+
+
+def test_the_sum_of_a_blocks_experts_is_compared_if_their_number_is_declared() -> None:
+    sides = {name: {"modules": {"model.layers.0.mlp.experts": {"rms": rms}}} for name, rms in (("a", 1.0), ("b", 0.9))}
+    raw = {"baseline": sides["a"], "subject": sides["b"]}
+
+    found = comparable(raw, {"expected": ["experts=3"]})
+
+    assert found["subject"] == sides["b"]
+    assert comparable(raw, {"expected": ["experts=3"]}, "features")["subject"]["modules"] == {}
 
 
 def test_as_many_scaled_losses_as_windows_are_needed() -> None:

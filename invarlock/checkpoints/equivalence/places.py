@@ -85,13 +85,15 @@ def _model(folder: Path, written_ns: int) -> Any:
     import torch
     import transformers
 
-    config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    # without a refusal, transformers asks on the terminal whether the checkpoint's own code may run
+    own_code = {"trust_remote_code": False}
+    config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **own_code)
     named = getattr(transformers, str((config.architectures or [None])[0]), None)
     with torch.device("meta"):
         if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
             return named(config)
         of_config: Any = transformers.AutoModelForCausalLM.from_config  # transformers gives it no type
-        return of_config(config)
+        return of_config(config, **own_code)
 
 
 def _find_places(model: Any, names: Iterable[str]) -> Places:

@@ -20,6 +20,7 @@ from shipped_checkpoints import SHIPPED, restore, write_baseline
 from transformers import AutoModelForCausalLM
 
 from invarlock.checkpoints.equivalence.layouts import MOST_EXPERTS, other_names
+from invarlock.checkpoints.equivalence.places import find_places
 from invarlock.checkpoints.storage_format import open_checkpoint
 
 Tensors = dict[str, torch.Tensor]
@@ -242,3 +243,25 @@ def test_without_transformers_5_every_tensor_keeps_its_name(
     checkpoint = open_checkpoint(memory, stored)
 
     assert checkpoint.files.shapes == open_checkpoint(memory).files.shapes
+
+
+def test_code_in_a_checkpoint_is_not_run_to_find_its_tensors_whatever_the_terminal_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = tmp_path / "run", []
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text(
+        f"from transformers import PreTrainedConfig\nopen({str(run)!r}, 'w').close()\n"
+        "class OwnConfig(PreTrainedConfig):\n    model_type = 'own'\n"
+    )
+
+    def answer(question: str = "") -> str:
+        asked.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
+
+    assert find_places(tmp_path, ["own.weight"]) is None
+    assert not asked
+    assert not run.exists()

@@ -33,12 +33,11 @@ def check_signing() -> None:
     Raises:
         UsageError: when it is not.
     """
-    if find_spec("model_signing") is None:
-        raise UsageError(
-            "--model-signature: the package model-signing is not installed; install it: pip install "
-            "'invarlock[model-signatures]'",
-            code=Code.EXTRA_NOT_INSTALLED,
-        )
+    _check(
+        "model_signing",
+        "--model-signature: the package model-signing is not installed; install it: pip install "
+        "'invarlock[model-signatures]'",
+    )
 
 
 def check_tasks() -> None:
@@ -47,12 +46,11 @@ def check_tasks() -> None:
     Raises:
         UsageError: when it is not.
     """
-    if find_spec("lm_eval") is None:
-        raise UsageError(
-            "--tasks: lm-evaluation-harness is not installed; install it: pip install 'invarlock[tasks]', or name the "
-            "interpreter of another environment with --tasks-python",
-            code=Code.EXTRA_NOT_INSTALLED,
-        )
+    _check(
+        "lm_eval",
+        "--tasks: lm-evaluation-harness is not installed; install it: pip install 'invarlock[tasks]', or name the "
+        "interpreter of another environment with --tasks-python",
+    )
 
 
 def check_runner(subject: Path) -> None:
@@ -66,10 +64,14 @@ def check_runner(subject: Path) -> None:
         return
     method, _, _ = find_quantisation(checkpoint_folder(subject))
     packages, named = RUNNERS.get(method or "", ((), ""))
-    missing = next((package for package in packages if find_spec(package) is None), None)
-    if missing is not None:
-        raise UsageError(
-            f"--scoring native: {subject.name} is stored as {method}, which needs the package {missing}; install it: "
+    for package in packages:
+        _check(
+            package,
+            f"--scoring native: {subject.name} is stored as {method}, which needs the package {package}; install it: "
             f"pip install {named}, or use --scoring dequantised",
-            code=Code.EXTRA_NOT_INSTALLED,
         )
+
+
+def _check(package: str, message: str) -> None:
+    if find_spec(package) is None:
+        raise UsageError(message, code=Code.EXTRA_NOT_INSTALLED)

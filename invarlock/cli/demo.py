@@ -12,6 +12,7 @@ from invarlock.boundary import Commands
 from invarlock.catalog.shipped import shipped_suites
 from invarlock.cli.parsing import MEASURING, NO_REPORTS, check_installed
 from invarlock.errors import UsageError
+from invarlock.loading_pytorch import loading_pytorch
 from invarlock.output import say
 from invarlock.problems import Code
 from invarlock.stage_line import StageLine
@@ -55,7 +56,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _make(folder: Path, *, fault: bool) -> None:
-    with stage("loading PyTorch"):
+    with loading_pytorch():
         # imported here to keep --help fast
         from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
         from invarlock.checkpoints.editing import apply_edits

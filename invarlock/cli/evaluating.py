@@ -19,6 +19,7 @@ from invarlock.cli.parsing import MEASURING, check_installed, positive
 from invarlock.cli.text_options import slice_limits_of, texts_of
 from invarlock.errors import EvaluationError, Interrupted, InvarLockError, UsageError
 from invarlock.library_notices import notices_in
+from invarlock.loading_pytorch import loading_pytorch
 from invarlock.output import say, say_error, say_results
 from invarlock.problems import Code, ExitCode
 from invarlock.problems.page import exit_codes_line
@@ -26,7 +27,7 @@ from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME
 from invarlock.reports.tiers import profile_names, tier_names
 from invarlock.settings.readers import host_word
 from invarlock.stage_line import StageLine, StageLog
-from invarlock.stages import listening, stage
+from invarlock.stages import listening
 
 if TYPE_CHECKING:
     from invarlock.documents.reports import Report
@@ -357,7 +358,7 @@ def _measured(request: PairRequest, options: argparse.Namespace) -> Report:
     log = options.output_dir.with_name(f"{options.output_dir.name}.log")
     try:
         with notices_in(log) as terminal, StageLine(terminal) as line, listening(line, StageLog(log)):
-            with stage("loading PyTorch"):
+            with loading_pytorch():
                 # imported here because it imports PyTorch, which missing input does not need
                 from invarlock.evaluation.pair import evaluate_pair
             report = _going_on(evaluate_pair, request, options.output_dir)

@@ -14,10 +14,11 @@ from invarlock.cli.text_options import slice_limits_of, texts_of
 from invarlock.edits import EDITS
 from invarlock.errors import Interrupted, InvarLockError
 from invarlock.library_notices import notices_in
+from invarlock.loading_pytorch import loading_pytorch
 from invarlock.output import flush_output, say
 from invarlock.reports.tiers import tier_names
 from invarlock.stage_line import StageLine, StageLog
-from invarlock.stages import listening, stage
+from invarlock.stages import listening
 
 if TYPE_CHECKING:
     from invarlock.evaluation.tuned_model import GivenTexts
@@ -124,7 +125,7 @@ def _measured(options: argparse.Namespace, given: GivenTexts, line: StageLine) -
         # standard error, which also has lines, is not buffered
         flush_output()
 
-    with stage("loading PyTorch"):
+    with loading_pytorch():
         # imported here because it imports PyTorch
         from invarlock.evaluation.suite_tuning import tune_suite_model
 

@@ -17,7 +17,7 @@ from invarlock.harness.cases.sentinels import run_sentinel
 from invarlock.harness.planning.plan import PlannedNullRun
 from invarlock.harness.session import SESSION, case_of
 from invarlock.harness.stopping.case_clock import CLOCK
-from invarlock.stages import stage
+from invarlock.loading_pytorch import loading_pytorch
 
 if TYPE_CHECKING:
     from invarlock.harness.cases.case_runner import CaseRunner
@@ -38,7 +38,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def case_runner(pytestconfig: pytest.Config) -> Iterator[CaseRunner]:
     """The worker's case runner, which makes baselines once and subjects as they are needed."""
     started = time.perf_counter()
-    with stage("loading PyTorch"):
+    with loading_pytorch():
         # imported here: it imports torch, and collecting the cases must not
         from invarlock.harness.cases.case_runner import CaseRunner
 

@@ -17,6 +17,7 @@ from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import EvaluationError, MissingFileError, UsageError
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, read_json, write_bytes
+from invarlock.loading_pytorch import loading_pytorch
 from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.problems import Code
 from invarlock.reports.sidecars import REPORT_NAME
@@ -113,9 +114,10 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
     Raises:
         InvarLockError: if loading or evaluating fails.
     """
-    # imported here: it imports torch, which reporting problems must not load
-    from invarlock.evaluation.pair import evaluate_pair
-    from invarlock.evaluation.pair_request import PairRequest
+    with loading_pytorch():
+        # imported here: it imports torch, which reporting problems must not load
+        from invarlock.evaluation.pair import evaluate_pair
+        from invarlock.evaluation.pair_request import PairRequest
 
     kept = find_kept_run(run)
     target, subject = kept.target(run, sentinel), kept.subject(SENTINELS[sentinel])

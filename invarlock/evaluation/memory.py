@@ -24,6 +24,9 @@ MAPPED_BYTES = 1 << 25
 # Up to this many bytes of smaller freed blocks are kept for the next ones. Without them, each layer of a forward pass
 # and each measurement of activations gets new memory, which the kernel must clear first.
 KEPT_BYTES = 1 << 28
+# Between two models, up to this many bytes of freed blocks are left for the next one. A small model leaves less, and
+# the next would have to get it from the kernel again; what a large model leaves could add to the peak of the next.
+LEFT_BYTES = 1 << 27
 # How many tensors of the hidden size, and of the FFN's inner size, one block has in memory at once.
 HIDDEN_TENSORS = 8
 INNER_TENSORS = 3
@@ -62,10 +65,23 @@ def tune_allocator() -> None:
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+class _AllocatorState(ctypes.Structure):
+    """The struct ``mallinfo2`` of malloc.h, since glibc 2.33: ten sizes, of which the ninth is that of free blocks."""
+
+    _fields_ = [("before", ctypes.c_size_t * 8), ("free", ctypes.c_size_t), ("after", ctypes.c_size_t)]
+
+
 def return_freed_memory() -> None:
-    """Return freed memory to the kernel, if the allocator is glibc's, which keeps blocks below ``MAPPED_BYTES``."""
-    trim = _of_the_allocator("malloc_trim")
-    if trim is not None:
+    """Return freed memory to the kernel, if it is more than ``LEFT_BYTES`` and the allocator is glibc's.
+
+    The allocator itself keeps blocks below ``MAPPED_BYTES``, all that lie between blocks in use.
+    """
+    trim, state = _of_the_allocator("malloc_trim"), _of_the_allocator("mallinfo2")
+    if trim is None:
+        return
+    if state is not None:
+        state.restype = _AllocatorState
+    if state is None or state().free > LEFT_BYTES:
         trim(0)
 
 

@@ -47,6 +47,8 @@ MAX_NUMBER_DIGITS = 308
 # The number of schema violations that are reported; more would not help.
 MAX_SCHEMA_PROBLEMS = 5
 MAX_PROBLEM_CHARACTERS = 160
+# How much of a file that is not JSON is shown.
+_SHOWN_CHARACTERS = 20
 
 _STRUCTURE = b'"\\[]{}'
 _NO_STRUCTURE = bytes(sorted(set(range(256)) - set(_STRUCTURE)))
@@ -101,10 +103,19 @@ def parse_json(
     except UnicodeEncodeError:
         raise DocumentError("a string has an unpaired surrogate, which is not a character", where=where) from None
     except json.JSONDecodeError as error:
-        raise DocumentError(f"{error.msg} at line {error.lineno}, column {error.colno}", where=where) from None
+        raise DocumentError(_not_json(error), where=where) from None
     except ValueError as error:
         raise DocumentError(str(error), where=where) from None
     return document
+
+
+def _not_json(error: json.JSONDecodeError) -> str:
+    text = error.doc.lstrip()
+    if not text:
+        return "empty; give a JSON document"
+    if len(error.doc) - len(text) == error.pos:
+        return f"not JSON; it begins with {text.splitlines()[0][:_SHOWN_CHARACTERS]!r}"
+    return f"{error.msg} at line {error.lineno}, column {error.colno}"
 
 
 def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES, non_finite: bool = False) -> Any:

@@ -1,5 +1,15 @@
 """The command line ``invarlock``: one module a command, and the program that lists them."""
 
-from invarlock.cli.program import main
+import sys
+from collections.abc import Sequence
 
-__all__ = ["main"]
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; Ctrl-C during the imports ends it like one later."""
+    try:
+        # imported here, where Ctrl-C is already caught
+        from invarlock.cli import program
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return program.main(arguments)

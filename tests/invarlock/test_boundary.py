@@ -256,3 +256,32 @@ def test_a_core_only_install_says_what_to_install(real_run: Any, tmp_path: Path,
         assert not (tmp_path / "out").exists()
     else:
         assert done.returncode == 0, done.stderr
+
+
+INTERRUPTED_AT = """
+import runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv[1:] = ["--help"]
+runpy.run_module({program!r}, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("invarlock", "invarlock.cli.program"),
+        ("invarlock", "invarlock.cli.evaluating"),
+        ("invarlock.packer", "invarlock.packer.cli"),
+        ("invarlock.packer", "invarlock.packer.commands"),
+    ],
+)
+def test_an_interrupt_during_the_imports_is_one_line(program: str, module: str) -> None:
+    done = python("-c", INTERRUPTED_AT.format(program=program, module=module))
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

@@ -118,9 +118,10 @@ def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
         if usable is None or usable(windows[index].tolist()):
             distinct.setdefault(window_id(windows[index]), index)
     if len(distinct) < preview + final:
-        kind = "windows" if usable is None else "windows that the tokenizer reads back"
+        kind = "" if usable is None else " that the tokenizer reads back"
         raise EvaluationError(
-            f"the text has {len(distinct)} distinct {kind} of {width} tokens, {preview} + {final} are needed; "
+            f"the text has {len(distinct)} distinct window{'' if len(distinct) == 1 else 's'}{kind} of {width} tokens, "
+            f"{preview} + {final} are needed; "
             "use a longer text, fewer windows or a shorter seq_len",
             code=Code.TEXT_UNUSABLE,
         )

@@ -47,6 +47,8 @@ def test_duplicate_windows_count_once() -> None:
 
     with pytest.raises(EvaluationError, match=r"has 3 distinct windows of 2 tokens, 2 \+ 2 are needed"):
         draw_windows(tokens, 2, preview=2, final=2, seed=0)
+    with pytest.raises(EvaluationError, match="has 1 distinct window of 2 tokens"):
+        draw_windows([1, 2, 1, 2], 2, preview=1, final=1, seed=0)
 
 
 @settings(max_examples=30)

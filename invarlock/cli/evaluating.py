@@ -108,7 +108,10 @@ def add_evaluate(subparsers: Commands) -> None:
         "--tier", choices=tier_names(), default="balanced", help="limits of the gates; default: balanced"
     )
     parser.add_argument(
-        "--baseline-report", type=Path, metavar="FILE", help="reuse the measurements in this report of the baseline"
+        "--baseline-report",
+        type=Path,
+        metavar="PATH",
+        help="reuse the measurements in this report of the baseline, or the report in this folder",
     )
     parser.add_argument(
         "--preset",
@@ -234,7 +237,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         profile=options.profile,
         tier=options.tier,
         edit_label=options.edit_label,
-        baseline_report=options.baseline_report,
+        baseline_report=_report_in(options.baseline_report),
         preset=options.preset,
         records=options.records,
         seq_len=options.seq_len,
@@ -344,6 +347,11 @@ def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path
     path = scratch / "records.json"
     path.write_bytes(dump_json(run_tasks(run, request.baseline, request.subject)))
     return replace(request, records=path)
+
+
+def _report_in(path: Path | None) -> Path | None:
+    """Return the report that an option names, by itself or as the folder that it lies in."""
+    return path if path is None or not path.is_dir() else path / REPORT_NAME
 
 
 def _measured(request: PairRequest, options: argparse.Namespace) -> Report:

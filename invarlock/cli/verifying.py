@@ -50,8 +50,8 @@ def add_verify(commands: Commands) -> None:
     of_reports.add_argument(
         "--baseline-report",
         type=Path,
-        metavar="FILE",
-        help="also compare the baseline's numbers with this report of the baseline",
+        metavar="PATH",
+        help="also compare the baseline's numbers with this report of the baseline, or the report in this folder",
     )
     of_reports.add_argument(
         "--preset",

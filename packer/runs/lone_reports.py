@@ -26,6 +26,7 @@ from invarlock.problems import Code, ExitCode, Problem
 from invarlock.reports.kinds import check_report
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, report_preset_problems
+from invarlock.reports.sidecars import PAGE_NAME
 from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
 
 
@@ -69,7 +70,7 @@ class ReportReferences:
 
     @classmethod
     def read(cls, baseline: Path | None, preset: Path | None) -> ReportReferences:
-        """Read the references from files.
+        """Read the references from files; the baseline's report may be given as the folder that it lies in.
 
         Raises:
             InvarLockError: when a file is missing or malformed.
@@ -77,6 +78,7 @@ class ReportReferences:
         document = None
         found = None if preset is None else read_preset(preset)
         if baseline is not None:
+            baseline = report_at(baseline) or baseline
             document = read_json(baseline)
             check_report(document, "baseline_report", where=str(baseline))
         return cls(document, found, "" if preset is None else preset.name)
@@ -92,7 +94,7 @@ def report_at(path: Path) -> Path | None:
 
 
 def check_kind(path: Path, *, several: bool = False) -> None:
-    """Refuse a path that is neither a pack nor a report: one that does not exist, or another file of a pack.
+    """Refuse a path that is neither a pack nor a report: one that does not exist, a page, or another file of a pack.
 
     A single path that does not exist has an exit code and JSON of its own.
 
@@ -102,12 +104,18 @@ def check_kind(path: Path, *, several: bool = False) -> None:
 
     Raises:
         MissingFileError: for a path that does not exist.
-        UsageError: for another file of a pack.
+        UsageError: for the page of a report, or another file of a pack.
     """
     if several and not os.path.lexists(path):
         raise MissingFileError("no such file or folder; check the path", where=str(path), code=Code.FILE_MISSING)
     if path.is_file() and path.name != REPORT_NAME and (pack := enclosing_pack(path)) is not None:
         raise UsageError(f"belongs to the pack {pack}; verify that", where=str(path), code=Code.INPUT_UNREADABLE)
+    if path.name == PAGE_NAME and (report := path.with_name(REPORT_NAME)).is_file():
+        raise UsageError(
+            f"the page of {report}; verify that, and its page is verified too",
+            where=str(path),
+            code=Code.INPUT_UNREADABLE,
+        )
 
 
 def verify_report_file(path: Path, references: ReportReferences | None = None) -> ReportResult:

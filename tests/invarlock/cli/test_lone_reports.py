@@ -178,3 +178,32 @@ def test_a_report_of_a_larger_model_of_another_kind_can_be_sealed(base: Path, tm
     assert "fault was detected" not in readme
     coverage: Any = json.loads((tmp_path / "out/edit_metadata.json").read_bytes())["coverage"]
     assert 0 < coverage["edited_params"] <= coverage["total_params"]
+
+
+def test_the_baselines_report_may_be_given_as_its_folder(base: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    evaluate_small(base, base, first)
+    code, _, _ = evaluate_small(base, base, second, "--baseline-report", str(first / "baseline"))
+    assert code == 0
+
+    for given in (first / "baseline", first / "baseline/evaluation.report.json"):
+        assert invarlock("verify", second, "--baseline-report", given)[0] == 0
+    # the comparison's own folder has another kind of report
+    assert invarlock("verify", second, "--baseline-report", first)[0] == 2
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_page_is_not_a_report_and_names_the_one_that_it_shows(base: Path, tmp_path: Path, *, several: bool) -> None:
+    folder = tmp_path / "out"
+    evaluate_small(base, base, folder)
+    report = folder / "evaluation.report.json"
+
+    code, text = invarlock("verify", folder / "evaluation.html", *([report] if several else []))
+
+    assert (code, text.count("\n")) == (2, 1)
+    assert f"the page of {report}; verify that" in text
+    # a page without its report is read as one
+    report.unlink()
+    code, text = invarlock("verify", folder / "evaluation.html")
+    assert code == 7
+    assert "not JSON; it begins with '<!DOCTYPE html>'" in text

@@ -48,7 +48,8 @@ def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
     """Return sum(w * x) / sum(w) in float64.
 
     Raises:
-        ValueError: when there are no values, lengths differ, a value is not finite or a weight is not positive.
+        ValueError: when there are no values, lengths differ, a value is not finite, or a weight is not positive or has
+            more than 63 bits.
     """
     products, counts, scale = _fixed_point(values, weights, SUM_BITS)
     return float(products.sum()) / scale / float(counts.sum())
@@ -123,7 +124,10 @@ def _fixed_point(
     if not values or len(values) != len(weights):
         raise ValueError(f"as many weights as values are needed, at least one: {len(weights)} for {len(values)}")
     numbers = np.asarray(values, dtype=np.float64)
-    counts = np.asarray(weights, dtype=np.int64)
+    try:
+        counts = np.asarray(weights, dtype=np.int64)
+    except OverflowError:
+        raise ValueError("a weight has more than 63 bits") from None
     if not np.isfinite(numbers).all():
         raise ValueError("a value is not finite")
     if (counts < 1).any():

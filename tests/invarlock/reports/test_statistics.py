@@ -193,10 +193,18 @@ def test_a_tiny_difference_does_not_collapse() -> None:
 
 @pytest.mark.parametrize(
     ("values", "weights"),
-    [([], []), ([1.0], [1, 2]), ([math.nan], [1]), ([math.inf], [1]), ([1.0], [0]), ([1e308, 1e308], [1, 1])],
+    [
+        ([], []),
+        ([1.0], [1, 2]),
+        ([math.nan], [1]),
+        ([math.inf], [1]),
+        ([1.0], [0]),
+        ([1.0], [1 << 63]),
+        ([1e308, 1e308], [1, 1]),
+    ],
 )
 def test_values_without_a_mean_are_refused(values: list[float], weights: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"needed|finite|positive|does not fit"):
+    with pytest.raises(ValueError, match=r"needed|finite|positive|63 bits|does not fit"):
         weighted_mean(values, weights)
 
 

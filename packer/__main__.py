@@ -5,7 +5,7 @@ import sys
 try:
     from invarlock.packer.cli import main
 except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
+    sys.stderr.write("interrupted\n")
     sys.exit(130)
 
 sys.exit(main())

@@ -10,6 +10,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # imported here, where Ctrl-C is already caught
         from invarlock.cli import program
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        sys.stderr.write("interrupted\n")
         return 130
     return program.main(arguments)

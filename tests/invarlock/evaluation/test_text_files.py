@@ -65,7 +65,7 @@ def test_a_row_without_a_text_is_refused_as_in_every_format(tmp_path: Path) -> N
     [
         (
             '{"text": "one"}\n\nthree\n',
-            "rows.jsonl: line 3: Expecting value at column 1; every line must be a JSON object",
+            "rows.jsonl: line 3: not JSON; it begins with 'three'; every line must be a JSON object",
         ),
         ('{"text": "one"}\n{"text": "two"\n', "rows.jsonl: line 2: .* at column 15; every line must be a JSON object"),
         ('{"text": "one"}\n{"text": NaN}\n', "rows.jsonl: line 2: NaN is not JSON.*; every line must be a JSON object"),

@@ -12,10 +12,10 @@ from invarlock.errors import CombinedError, Interrupted, InvarLockError, disk_re
 from invarlock.nearest import did_you_mean
 from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
 from invarlock.problems import ExitCode
+from invarlock.starting import INTERRUPTED
 
 # The value 1 also prints the traceback of an error, for developers of InvarLock.
 TRACEBACK_VARIABLE = "INVARLOCK_TRACEBACK"
-INTERRUPTED = 130
 # The extra that installs a package, by import name.
 EXTRAS = {
     "torch": "suite",

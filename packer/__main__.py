@@ -2,10 +2,6 @@
 
 import sys
 
-try:
-    from invarlock.packer.cli import main
-except KeyboardInterrupt:
-    sys.stderr.write("interrupted\n")
-    sys.exit(130)
+from invarlock.starting import start
 
-sys.exit(main())
+sys.exit(start("invarlock.packer.cli"))

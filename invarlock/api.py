@@ -144,7 +144,7 @@ def evaluate(
         final_windows: the number of final windows; the profile has the default.
         seed: the seed of the draw of windows.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
-        baseline_report: an earlier report of the same baseline, to reuse.
+        baseline_report: an earlier report of the same baseline, to reuse, or the folder that it lies in.
         preset: the baseline's preset of limits.
 
     Raises:
@@ -154,7 +154,7 @@ def evaluate(
     from invarlock.evaluation.early_checks import check_pair
     from invarlock.evaluation.pair_request import PairRequest
     from invarlock.reports.gates import judge_gates
-    from invarlock.reports.sidecars import REPORT_NAME
+    from invarlock.reports.sidecars import REPORT_NAME, report_file
 
     request = PairRequest(
         baseline=Path(baseline),
@@ -168,7 +168,7 @@ def evaluate(
         final_windows=final_windows,
         seed=seed,
         device=device,
-        baseline_report=None if baseline_report is None else Path(baseline_report),
+        baseline_report=None if baseline_report is None else report_file(Path(baseline_report)),
         preset=None if preset is None else Path(preset),
     )
     target = Path(output_dir)
@@ -197,7 +197,7 @@ def verify(
     Args:
         path: a pack, a report's file, or the folder that ``evaluate`` wrote.
         options: for a pack, the receiver's requirements.
-        baseline_report: for a report, the report of its baseline, which is compared too.
+        baseline_report: for a report, the report of its baseline, which is compared too, or the folder that it lies in.
         preset: for a report, the preset that its limits come from, to recompute them.
 
     Raises:

@@ -32,10 +32,11 @@ def build(options: Namespace) -> int:
 
     # imported here to keep --help fast
     from invarlock.packer.build.building import build_pack
-    from invarlock.packer.format.layout import REPORT_NAME
     from invarlock.packer.runs.run_inputs import check_inputs
 
-    options.report = [path / REPORT_NAME if path.is_dir() else path for path in options.report]
+    from invarlock.reports.sidecars import report_file
+
+    options.report = [report_file(path) for path in options.report]
     key = None if options.signing_key is None else signing_key(options)
     content = _pair_content(options) if options.final_verdict is None else _run_content(options)
     check_inputs(content)

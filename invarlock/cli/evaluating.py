@@ -23,7 +23,7 @@ from invarlock.loading_pytorch import loading_pytorch
 from invarlock.output import say, say_error, say_results
 from invarlock.problems import Code, ExitCode
 from invarlock.problems.page import exit_codes_line
-from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME
+from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, report_file
 from invarlock.reports.tiers import profile_names, tier_names
 from invarlock.settings.readers import host_word
 from invarlock.stage_line import StageLine, StageLog
@@ -237,7 +237,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         profile=options.profile,
         tier=options.tier,
         edit_label=options.edit_label,
-        baseline_report=_report_in(options.baseline_report),
+        baseline_report=None if options.baseline_report is None else report_file(options.baseline_report),
         preset=options.preset,
         records=options.records,
         seq_len=options.seq_len,
@@ -347,11 +347,6 @@ def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path
     path = scratch / "records.json"
     path.write_bytes(dump_json(run_tasks(run, request.baseline, request.subject)))
     return replace(request, records=path)
-
-
-def _report_in(path: Path | None) -> Path | None:
-    """Return the report that an option names, by itself or as the folder that it lies in."""
-    return path if path is None or not path.is_dir() else path / REPORT_NAME
 
 
 def _measured(request: PairRequest, options: argparse.Namespace) -> Report:

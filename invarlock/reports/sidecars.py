@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from invarlock.digests import sha256_hex
@@ -26,6 +26,11 @@ CUSTOM_SEMANTICS = "made outside of InvarLock, by an edit that is not known"
 PACKED_SEMANTICS = "weights packed by a backend, as they are served"
 FAULT_STORAGE = "dense_float"
 FAULT_SEMANTICS = "a deliberate defect, made to see whether it is caught"
+
+
+def report_file(path: Path) -> Path:
+    """Return the file of a report that is named by itself or by the folder that it lies in."""
+    return path / REPORT_NAME if path.is_dir() else path
 
 
 @dataclass(frozen=True)

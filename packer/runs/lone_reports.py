@@ -26,7 +26,7 @@ from invarlock.problems import Code, ExitCode, Problem
 from invarlock.reports.kinds import check_report
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, report_preset_problems
-from invarlock.reports.sidecars import PAGE_NAME
+from invarlock.reports.sidecars import PAGE_NAME, report_file
 from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
 
 
@@ -78,9 +78,9 @@ class ReportReferences:
         document = None
         found = None if preset is None else read_preset(preset)
         if baseline is not None:
-            baseline = report_at(baseline) or baseline
-            document = read_json(baseline)
-            check_report(document, "baseline_report", where=str(baseline))
+            path = report_file(baseline)
+            document = read_json(path)
+            check_report(document, "baseline_report", where=str(path))
         return cls(document, found, "" if preset is None else preset.name)
 
 

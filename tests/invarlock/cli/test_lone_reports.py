@@ -188,8 +188,11 @@ def test_the_baselines_report_may_be_given_as_its_folder(base: Path, tmp_path: P
 
     for given in (first / "baseline", first / "baseline/evaluation.report.json"):
         assert invarlock("verify", second, "--baseline-report", given)[0] == 0
-    # the comparison's own folder has another kind of report
-    assert invarlock("verify", second, "--baseline-report", first)[0] == 2
+    # the comparison's own folder has another kind of report, and a folder without one says what is missing
+    code, text = invarlock("verify", second, "--baseline-report", first)
+    assert (code, "the report of a comparison" in text) == (2, True), text
+    code, text = invarlock("verify", second, "--baseline-report", base)
+    assert (code, f"{base / 'evaluation.report.json'}: no such file" in text) == (3, True), text
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -202,7 +205,7 @@ def test_a_page_is_not_a_report_and_names_the_one_that_it_shows(base: Path, tmp_
 
     assert (code, text.count("\n")) == (2, 1)
     assert f"the page of {report}; verify that" in text
-    # a page without its report is read as one
+    # without that, the page is taken for a report
     report.unlink()
     code, text = invarlock("verify", folder / "evaluation.html")
     assert code == 7

@@ -112,7 +112,7 @@ def parse_json(
 def _not_json(error: json.JSONDecodeError) -> str:
     text = error.doc.lstrip()
     if not text:
-        return "empty; give a JSON document"
+        return "empty, not JSON"
     if len(error.doc) - len(text) == error.pos:
         return f"not JSON; it begins with {text.splitlines()[0][:_SHOWN_CHARACTERS]!r}"
     return f"{error.msg} at line {error.lineno}, column {error.colno}"

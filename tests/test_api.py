@@ -90,6 +90,19 @@ def test_a_gate_that_fails_is_a_problem_of_the_result(tmp_path: Path) -> None:
     assert "validation.primary_metric_acceptable" in [problem.field for problem in found.problems]
     assert invarlock.verify(tmp_path / "out", baseline_report=tmp_path / "out/baseline/evaluation.report.json").holds
     assert found.page.is_file()
+    # the same baseline, its report named by its folder
+    again = invarlock.evaluate(
+        base,
+        tmp_path / "pruned",
+        text,
+        tmp_path / "again",
+        seq_len=32,
+        preview_windows=4,
+        final_windows=16,
+        baseline_report=tmp_path / "out/baseline",
+    )
+    assert again.verdict == "FAIL"
+    assert invarlock.verify(tmp_path / "again", baseline_report=tmp_path / "out/baseline").holds
 
 
 def test_the_example_of_the_page_runs(

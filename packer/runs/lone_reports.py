@@ -112,7 +112,7 @@ def check_kind(path: Path, *, several: bool = False) -> None:
         raise UsageError(f"belongs to the pack {pack}; verify that", where=str(path), code=Code.INPUT_UNREADABLE)
     if path.name == PAGE_NAME and (report := path.with_name(REPORT_NAME)).is_file():
         raise UsageError(
-            f"the page of {report}; verify that, and its page is verified too",
+            f"the page of a report; verify {report}, which checks the page too",
             where=str(path),
             code=Code.INPUT_UNREADABLE,
         )

@@ -204,8 +204,8 @@ def test_a_page_is_not_a_report_and_names_the_one_that_it_shows(base: Path, tmp_
     code, text = invarlock("verify", folder / "evaluation.html", *([report] if several else []))
 
     assert (code, text.count("\n")) == (2, 1)
-    assert f"the page of {report}; verify that" in text
-    # without that, the page is taken for a report
+    assert f"the page of a report; verify {report}, which checks the page too" in text
+    # without its report, the page is taken for one
     report.unlink()
     code, text = invarlock("verify", folder / "evaluation.html")
     assert code == 7
